@@ -1,0 +1,2 @@
+//! The same load through us and through our peers.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The control plane: resources in; xDS, certificates and injection out.

@@ -1,0 +1,2 @@
+//! The control plane: resources in; xDS, certificates and injection out.
+fn main() {}

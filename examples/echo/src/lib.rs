@@ -1,0 +1,1 @@
+//! The test workload: says who called and how.

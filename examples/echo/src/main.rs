@@ -1,0 +1,2 @@
+//! The test workload: says who called and how.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The init container: writes a pod's interception rules, verifies, cleans and explains them.

@@ -1,0 +1,2 @@
+//! The init container: writes a pod's interception rules, verifies, cleans and explains them.
+fn main() {}

@@ -1,0 +1,2 @@
+//! A whole mesh on one Linux machine, in network namespaces.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The sidecar: agent and proxy in one process.

@@ -1,0 +1,2 @@
+//! The sidecar: agent and proxy in one process.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Generates the types.
+fn main() {}
