@@ -1,2 +1,7 @@
 //! The sidecar: agent and proxy in one process.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mesh_sidecar::run(std::env::args_os().skip(1))
+}
