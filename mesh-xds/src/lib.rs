@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "json")]
+pub mod json;
+pub mod resource;
+
 /// The messages, enums and gRPC stubs, under the names of their protobuf packages.
 ///
 /// Generated from `proto/*.proto` by the `mesh-xds-codegen` program; never edited. Maps are `BTreeMap`, so that
@@ -13,3 +17,4 @@
 pub mod pb;
 
 pub use prost_types::Any;
+pub use resource::{Resource, TypeUrl, Version};

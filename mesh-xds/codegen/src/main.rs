@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use prost::Message as _;
 
 /// The file that holds the encoded `FileDescriptorSet`, beside the generated modules.
 const DESCRIPTORS: &str = "descriptors.binpb";
@@ -69,7 +68,8 @@ fn generate(protos: &Path, out: &Path) -> Result<()> {
     let mut compiler = protox::Compiler::new([protos])?;
     compiler.include_imports(true).include_source_info(false).open_files(&files)?;
     let descriptors = compiler.file_descriptor_set();
-    std::fs::write(out.join(DESCRIPTORS), descriptors.encode_to_vec())?;
+    // The typed form above loses `debug_redact`, which marks secrets.
+    std::fs::write(out.join(DESCRIPTORS), compiler.encode_file_descriptor_set())?;
 
     let mut config = prost_build::Config::new();
     config

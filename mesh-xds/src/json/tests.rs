@@ -1,0 +1,154 @@
+use prost::Message as _;
+use prost_types::{Any, Duration};
+use serde_json::json;
+
+use super::*;
+use crate::pb::envoy::config::bootstrap::v3::Bootstrap;
+use crate::pb::envoy::config::cluster::v3::Cluster;
+use crate::pb::envoy::config::core::v3::{DataSource, Metadata, data_source};
+use crate::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
+use crate::resource::Resource as _;
+
+const BOOTSTRAP: &str = r#"
+node: { id: a, cluster: b, metadata: { z: 1, y: 2, x: [true, "t"] } }
+static_resources:
+  listeners:
+  - name: in
+    address: { socket_address: { address: 127.0.0.1, port_value: 8080 } }
+    filter_chains:
+    - filters:
+      - name: hcm
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: in
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: { prefix: / }
+                route: { cluster: backend, timeout: 0.25s }
+                typed_per_filter_config:
+                  b: { "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }
+                  a: { "@type": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer }
+          http_filters:
+          - name: router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+  - name: backend
+    type: STATIC
+    connect_timeout: 1s
+"#;
+
+#[test]
+fn a_bootstrap_reads_prints_and_reads_again() {
+    let bootstrap: Bootstrap = from_yaml(BOOTSTRAP).unwrap();
+    let json = to_value(&bootstrap, Redaction::Off).unwrap();
+    let chain = &json["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
+    let route = &chain["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
+    assert_eq!(route["timeout"], "0.250s");
+    assert_eq!(from_json::<Bootstrap>(&json.to_string()).unwrap(), bootstrap);
+    assert_eq!(from_value::<Bootstrap>(&json).unwrap(), bootstrap);
+}
+
+#[test]
+fn bytes_are_the_same_every_time() {
+    let first = from_yaml::<Bootstrap>(BOOTSTRAP).unwrap().encode_to_vec();
+    for _ in 0..20 {
+        assert_eq!(from_yaml::<Bootstrap>(BOOTSTRAP).unwrap().encode_to_vec(), first);
+    }
+}
+
+#[test]
+fn errors_have_path_and_line() {
+    let check = |error: JsonError, at: usize, needle: &str, what: &str| {
+        let JsonError::Invalid { path, line, message, .. } = &error else { panic!("{error}") };
+        assert_eq!(*line, at, "{error}");
+        assert!(path.contains(needle), "{error}");
+        assert!(message.contains(what), "{error}");
+    };
+    let wrong = BOOTSTRAP.replace("connect_timeout: 1s", "connect_timeot: 1s");
+    check(from_yaml::<Bootstrap>(&wrong).unwrap_err(), 30, "static_resources.clusters[0]", "connect_timeot");
+    let wrong = BOOTSTRAP.replace("stat_prefix: in", "stat_prefx: in");
+    check(from_yaml::<Bootstrap>(&wrong).unwrap_err(), 12, "filters[0].typed_config", "stat_prefx");
+    let wrong = BOOTSTRAP.replace("connect_timeout: 1s", "connect_timeout: soon");
+    check(
+        from_yaml::<Bootstrap>(&wrong).unwrap_err(),
+        30,
+        "static_resources.clusters[0].connect_timeout",
+        "",
+    );
+    let wrong = "{\n \"name\": \"c\",\n \"connect_timeout\": \"soon\"\n}";
+    check(from_json::<Cluster>(wrong).unwrap_err(), 3, "connect_timeout", "");
+    check(from_json::<Cluster>("{").unwrap_err(), 1, "", "EOF");
+}
+
+#[test]
+fn an_unknown_any_keeps_its_bytes() {
+    let unknown = Any { type_url: "type.googleapis.com/acme.Thing".into(), value: vec![1, 2, 255] };
+    // Once directly, once inside an Any that is known.
+    let nested =
+        Metadata { typed_filter_metadata: [("x".to_owned(), unknown.clone())].into(), ..Default::default() };
+    let known = Any {
+        type_url: "type.googleapis.com/envoy.config.core.v3.Metadata".into(),
+        value: nested.encode_to_vec(),
+    };
+    let outer = Metadata {
+        typed_filter_metadata: [("a".to_owned(), unknown.clone()), ("b".to_owned(), known)].into(),
+        ..Default::default()
+    };
+    let json = to_value(&outer, Redaction::On).unwrap();
+    let base64 = json!({ "@type": "type.googleapis.com/acme.Thing", "value": "AQL/" });
+    assert_eq!(json["typed_filter_metadata"]["a"], base64);
+    assert_eq!(json["typed_filter_metadata"]["b"]["typed_filter_metadata"]["x"], base64);
+    assert_eq!(from_value::<Metadata>(&json).unwrap(), outer);
+    assert_eq!(from_json::<Metadata>(&json.to_string()).unwrap(), outer);
+    assert_eq!(any_to_value(&unknown, Redaction::On), base64);
+}
+
+#[test]
+fn broken_bytes_of_a_known_type_print_as_bytes() {
+    let broken = Any { type_url: Cluster::TYPE.as_str().to_owned(), value: vec![0xff] };
+    assert_eq!(any_to_value(&broken, Redaction::On)["value"], "/w==");
+}
+
+#[test]
+fn nested_any_bombs_are_cut() {
+    let mut any = Any { type_url: "type.googleapis.com/acme.Thing".into(), value: vec![1] };
+    for _ in 0..5_000 {
+        any = Any { type_url: "type.googleapis.com/google.protobuf.Any".into(), value: any.encode_to_vec() };
+    }
+    assert!(any_to_value(&any, Redaction::On).is_object());
+}
+
+#[test]
+fn secrets_are_redacted() {
+    let inline = |s: &str| DataSource {
+        specifier: Some(data_source::Specifier::InlineString(s.to_owned())),
+        ..Default::default()
+    };
+    let secret = Secret {
+        name: "default".into(),
+        r#type: Some(secret::Type::TlsCertificate(TlsCertificate {
+            certificate_chain: Some(inline("chain")),
+            private_key: Some(inline("hush")),
+            ..Default::default()
+        })),
+    };
+    let json = any_to_value(&secret.to_any(), Redaction::On);
+    assert_eq!(json["tls_certificate"]["private_key"]["inline_string"], REDACTED);
+    assert_eq!(json["tls_certificate"]["certificate_chain"]["inline_string"], "chain");
+    assert!(!json.to_string().contains("hush"));
+    let open = to_value(&secret, Redaction::Off).unwrap();
+    assert_eq!(open["tls_certificate"]["private_key"]["inline_string"], "hush");
+}
+
+#[test]
+fn well_known_types_inside_any() {
+    let duration = Any {
+        type_url: "type.googleapis.com/google.protobuf.Duration".into(),
+        value: Duration { seconds: 3, nanos: 0 }.encode_to_vec(),
+    };
+    assert_eq!(any_to_value(&duration, Redaction::On)["value"], "3s");
+}
