@@ -1,1 +1,5 @@
 //! The control plane: resources in; xDS, certificates and injection out.
+#![forbid(unsafe_code)]
+
+pub mod resources;
+pub mod store;

@@ -1,0 +1,123 @@
+//! Directories of YAML as a source of resources: read, watched, and merged into one consistent [`State`].
+//!
+//! The failures to prevent: a typing error that takes a working route or a security policy away, and a file caught
+//! half-written. Every resource keeps its last good version while its newest one is bad; a policy that never was
+//! good fails closed; whatever is not applied is listed in [`State::rejected`].
+
+mod ledger;
+mod references;
+mod scan;
+
+pub use ledger::{FailClosed, Rejection, State};
+pub use references::resolve_host;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ledger::Ledger;
+use scan::Scanner;
+use tokio::sync::watch;
+
+/// How often directories are looked at. A change in a directory that people edit is applied when two looks agree.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the store reads.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// People's directories (or single files).
+    pub config_dirs: Vec<PathBuf>,
+    /// Directories with what an API server and kubelets would add.
+    pub status_dirs: Vec<PathBuf>,
+    /// The namespace whose policies are mesh-wide.
+    pub root_namespace: String,
+    /// DNS suffix of services, `cluster.local`.
+    pub domain: String,
+}
+
+/// The directories and everything known about them.
+#[derive(Debug)]
+pub struct Store {
+    scanner: Scanner,
+    ledger: Ledger,
+}
+
+impl Store {
+    /// A store that has read nothing yet.
+    pub fn new(config: StoreConfig) -> Self {
+        Self {
+            scanner: Scanner::new(config.config_dirs, config.status_dirs),
+            ledger: Ledger::new(config.domain),
+        }
+    }
+
+    /// Looks at the directories once (blocking IO); the new state if anything changed. The first call always
+    /// returns a state.
+    pub fn poll(&mut self) -> Option<Arc<State>> {
+        self.scanner.scan().then(|| Arc::new(self.ledger.update(&self.scanner)))
+    }
+}
+
+/// Polls `store` until every receiver is gone, sending each new state. Returns once the first state is there.
+pub async fn watch(mut store: Store, interval: Duration) -> watch::Receiver<Arc<State>> {
+    let (mut store, first) = blocking(move || {
+        let first = store.poll().unwrap_or_default();
+        (store, first)
+    })
+    .await;
+    report(&State::default(), &first);
+    let (sender, receiver) = watch::channel(first);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(interval).await;
+            if sender.is_closed() {
+                return;
+            }
+            let (returned, state) = blocking(move || {
+                let state = store.poll();
+                (store, state)
+            })
+            .await;
+            store = returned;
+            if let Some(state) = state {
+                report(&sender.borrow(), &state);
+                sender.send_replace(state);
+            }
+        }
+    });
+    receiver
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Logs what is newly wrong and what is right again.
+fn report(before: &State, after: &State) {
+    for rejection in after.rejected.iter().filter(|r| !before.rejected.contains(r)) {
+        tracing::warn!(
+            reason = rejection.error.reason(),
+            effect = rejection.effect,
+            "resource rejected: {}",
+            rejection.error
+        );
+    }
+    for rejection in &before.rejected {
+        let e = &rejection.error;
+        let same = |r: &Rejection| {
+            (&r.error.kind, &r.error.namespace, &r.error.name) == (&e.kind, &e.namespace, &e.name)
+        };
+        if !after.rejected.iter().any(same) {
+            tracing::info!("resource no longer rejected: {} {}/{}", e.kind, e.namespace, e.name);
+        }
+    }
+    for policy in after.fail_closed.iter().filter(|p| !before.fail_closed.contains(p)) {
+        tracing::warn!("fail closed: {policy}");
+    }
+}
+
+#[cfg(test)]
+mod tests;
