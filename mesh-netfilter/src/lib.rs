@@ -1,1 +1,18 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod interception;
+pub mod net;
+mod netlink;
+pub mod original_dst;
+mod plan;
+pub mod ruleset;
+
+pub use interception::{
+    Contradiction, Contradictions, Dns, InboundPorts, Interception, InterceptionConfig, InvalidInterception,
+    Mode, OutboundRanges, OwnerGroups,
+};
+pub use netlink::{Netlink, NetlinkError, Unsupported};
+pub use original_dst::{Destination, OriginalDst, original_dst};
+pub use plan::{Applied, Change, Plan, RuleCounter};
+pub use ruleset::Ruleset;
