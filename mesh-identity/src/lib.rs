@@ -1,1 +1,21 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod authorizer;
+pub mod bundle;
+pub mod ca;
+pub mod clock;
+pub mod id;
+pub mod identity;
+pub mod jwt;
+pub mod tls;
+pub mod x509;
+
+pub use authorizer::Authorizer;
+pub use bundle::{BundleSet, TrustBundle};
+pub use ca::Ca;
+pub use clock::WallClock;
+pub use id::{SpiffeId, SpiffeIdError, SpiffeIdRef, TrustDomain};
+pub use identity::{Identity, IdentityPublisher, IdentitySnapshot, IdentityState};
+pub use tls::{ClientTls, ServerTls, client_config, server_config};
+pub use x509::{Credential, PeerIdentity, X509Error};

@@ -1,0 +1,78 @@
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
+
+use super::{Ca, CaError, signer::offset};
+use crate::bundle::serial_bytes;
+
+/// How long a revocation list says it is current. Lists are replaced as a whole, so this is only advice.
+const LIST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What a CA revoked: one list per issuer.
+#[derive(Debug, Default)]
+pub struct Revocation {
+    number: u64,
+    revoked: Vec<(String, SystemTime)>,
+    lists: Vec<(CertificateDer<'static>, Vec<u8>)>,
+}
+
+impl Revocation {
+    pub(super) fn lists(&self) -> impl Iterator<Item = &[u8]> {
+        self.lists.iter().map(|(_, der)| der.as_slice())
+    }
+
+    pub(super) fn forget_issuer(&mut self, issuer: &CertificateDer<'_>) {
+        self.lists.retain(|(of, _)| of != issuer);
+    }
+}
+
+impl Ca {
+    /// Revokes certificates of the current signer by serial number (hexadecimal digits) and publishes the new list in
+    /// the bundle. Those who follow the bundle then refuse the certificates, and close connections of live peers
+    /// (see [`Identity::revoked`](crate::Identity::revoked)).
+    ///
+    /// # Errors
+    /// A serial that is not hexadecimal, or signing failed.
+    pub fn revoke<S: AsRef<str>>(&self, serials: impl IntoIterator<Item = S>) -> Result<(), CaError> {
+        let now = self.clock.now();
+        let mut roots = self.lock();
+        let signer = roots.signer().clone();
+        let mut revoked = roots.revocation.revoked.clone();
+        for serial in serials {
+            let serial = serial.as_ref();
+            if serial_bytes(serial).is_none() {
+                return Err(CaError::Internal { detail: format!("serial {serial:?} is not hexadecimal") });
+            }
+            if !revoked.iter().any(|(known, _)| known == serial) {
+                revoked.push((serial.to_owned(), now));
+            }
+        }
+        let number = roots.revocation.number + 1;
+        let entry = |(serial, time): &(String, SystemTime)| {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from(serial_bytes(serial).unwrap_or_default()),
+                revocation_time: offset(*time)?,
+                reason_code: Some(RevocationReason::KeyCompromise),
+                invalidity_date: None,
+            })
+        };
+        let params = CertificateRevocationListParams {
+            this_update: offset(now)?,
+            next_update: offset(now + LIST_LIFETIME)?,
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect::<Result<_, CaError>>()?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(signer.issuer())?.der().to_vec();
+        roots.revocation.forget_issuer(signer.certificate());
+        roots.revocation.lists.push((signer.certificate().clone(), list));
+        roots.revocation.revoked = revoked;
+        roots.revocation.number = number;
+        self.publish(&roots)?;
+        Ok(())
+    }
+}
