@@ -206,7 +206,7 @@ impl Eq for TrustBundle {}
 
 /// The bytes of a serial as DER has them: a zero byte first when the number would look negative.
 pub(crate) fn serial_bytes(hex: &str) -> Option<Vec<u8>> {
-    if hex.len() % 2 != 0 || !hex.is_ascii() {
+    if !hex.len().is_multiple_of(2) || !hex.is_ascii() {
         return None;
     }
     let mut bytes = (0..hex.len())

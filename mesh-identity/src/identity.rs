@@ -9,10 +9,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::{
-    bundle::BundleSet,
+    bundle::{BundleSet, TrustBundle},
     clock::WallClock,
     id::SpiffeId,
-    x509::{Credential, PeerIdentity},
+    x509::{Credential, PeerIdentity, X509Error},
 };
 
 /// What an [`Identity`] holds at one moment.
@@ -82,6 +82,16 @@ impl Identity {
         identity
     }
 
+    /// An identity that never changes, from PEM texts: chain with leaf first, key, and the roots of the leaf's own
+    /// trust domain.
+    ///
+    /// # Errors
+    /// Malformed PEM, a leaf that is no X.509-SVID, a key that is not the leaf's, or no usable root.
+    pub fn from_pem(chain: &[u8], key: &[u8], roots: &[u8], clock: WallClock) -> Result<Self, X509Error> {
+        let (credential, bundles) = parse_pem(chain, key, roots)?;
+        Ok(Self::fixed(Some(credential), bundles, clock))
+    }
+
     /// The current snapshot.
     pub fn current(&self) -> Arc<IdentitySnapshot> {
         self.0.current.load_full()
@@ -143,6 +153,18 @@ impl Identity {
     }
 }
 
+/// A credential and the bundle of its own trust domain.
+pub(crate) fn parse_pem(
+    chain: &[u8],
+    key: &[u8],
+    roots: &[u8],
+) -> Result<(Credential, BundleSet), X509Error> {
+    let credential = Credential::svid_from_pem(chain, key)?;
+    let trust_domain = credential.id().ok_or(X509Error::NoUriSan)?.trust_domain();
+    let bundle = TrustBundle::from_pem(trust_domain, roots)?;
+    Ok((credential, bundle.into()))
+}
+
 impl IdentityPublisher {
     /// Replaces credential and bundles; returns the new revision. New handshakes use them at once; connections that
     /// exist are not touched.
@@ -162,6 +184,11 @@ impl IdentityPublisher {
     /// The reading side.
     pub fn identity(&self) -> &Identity {
         &self.0
+    }
+
+    /// Wakes everybody who follows the identity without changing it, because time passed a validity's end.
+    pub(crate) fn touch(&self) -> u64 {
+        self.update(|_| {})
     }
 
     fn update(&self, change: impl Fn(&mut IdentitySnapshot)) -> u64 {

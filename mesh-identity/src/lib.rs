@@ -1,13 +1,17 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod authorizer;
 pub mod bundle;
 pub mod ca;
 pub mod clock;
+pub mod grpc;
 pub mod id;
 pub mod identity;
+pub mod istio_ca;
 pub mod jwt;
+pub mod source;
 pub mod tls;
 pub mod x509;
 
@@ -17,5 +21,6 @@ pub use ca::Ca;
 pub use clock::WallClock;
 pub use id::{SpiffeId, SpiffeIdError, SpiffeIdRef, TrustDomain};
 pub use identity::{Identity, IdentityPublisher, IdentitySnapshot, IdentityState};
+pub use source::{RenewalPolicy, SvidFetcher, SvidSource};
 pub use tls::{ClientTls, ServerTls, client_config, server_config};
 pub use x509::{Credential, PeerIdentity, X509Error};

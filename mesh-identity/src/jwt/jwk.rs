@@ -90,11 +90,11 @@ impl VerifyingKey {
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
         let number = |name: &str, detail| {
             let bytes = text(name).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
-            bytes.filter(|bytes| !bytes.is_empty() && bytes.len() <= 1024).ok_or(bad(detail))
+            bytes.filter(|bytes| !bytes.is_empty() && bytes.len() <= 1024).ok_or_else(|| bad(detail))
         };
-        let material = match text("kty").ok_or(bad("kty is missing"))? {
+        let material = match text("kty").ok_or_else(|| bad("kty is missing"))? {
             "EC" => {
-                let name = text("crv").ok_or(bad("crv is missing"))?;
+                let name = text("crv").ok_or_else(|| bad("crv is missing"))?;
                 let Some(curve) = Curve::ALL.into_iter().find(|c| c.facts().0 == name) else {
                     return Ok(None);
                 };

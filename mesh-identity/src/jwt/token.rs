@@ -46,8 +46,8 @@ impl<'a> UnverifiedToken<'a> {
             return Err(JwtError::TooLarge { bytes: token.len() });
         }
         let malformed = |part| JwtError::Malformed { part };
-        let (signed, signature) = token.rsplit_once('.').ok_or(malformed("three parts"))?;
-        let (header, claims) = signed.split_once('.').ok_or(malformed("three parts"))?;
+        let (signed, signature) = token.rsplit_once('.').ok_or_else(|| malformed("three parts"))?;
+        let (header, claims) = signed.split_once('.').ok_or_else(|| malformed("three parts"))?;
         if claims.contains('.') {
             return Err(malformed("three parts"));
         }
