@@ -4,6 +4,7 @@
 #[cfg(feature = "json")]
 pub mod json;
 pub mod resource;
+pub mod server;
 
 /// The messages, enums and gRPC stubs, under the names of their protobuf packages.
 ///

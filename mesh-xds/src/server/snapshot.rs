@@ -1,0 +1,241 @@
+//! Snapshots: everything one group of clients should have, immutable, compared cheaply.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::resource::{Resource, ResourceError, TypeUrl, Version};
+
+use super::encoded::EncodedResource;
+
+/// How many comparisons with older sets a set remembers. Clients of one group are nearly always at the same few.
+const REMEMBERED_DIFFS: usize = 8;
+
+/// Everything a group of clients should have: for each type its resources.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    version: Option<Arc<str>>,
+    types: BTreeMap<TypeUrl, Arc<TypeSnapshot>>,
+}
+
+impl Snapshot {
+    /// Starts an empty snapshot.
+    #[must_use]
+    pub fn builder() -> SnapshotBuilder {
+        SnapshotBuilder::default()
+    }
+
+    /// Starts a snapshot that differs from this one in what the builder is told; what is not touched is shared.
+    #[must_use]
+    pub fn edit(&self) -> SnapshotBuilder {
+        SnapshotBuilder { version: None, base: self.types.clone(), touched: BTreeMap::new() }
+    }
+
+    /// The label that was given with [`SnapshotBuilder::version`].
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// The resources of a type; `None` when the snapshot says nothing about it.
+    #[must_use]
+    pub fn get(&self, type_url: &TypeUrl) -> Option<&Arc<TypeSnapshot>> {
+        self.types.get(type_url)
+    }
+
+    /// Every type in the snapshot.
+    pub fn types(&self) -> impl Iterator<Item = (&TypeUrl, &Arc<TypeSnapshot>)> {
+        self.types.iter()
+    }
+
+    /// Shares whatever is equal with an older snapshot, so that comparing the two is free where nothing changed.
+    #[must_use]
+    pub(super) fn sharing(mut self, older: &Self) -> Self {
+        for (type_url, set) in &mut self.types {
+            if let Some(old) = older.types.get(type_url) {
+                *set = TypeSnapshot::shared(set, old);
+            }
+        }
+        self
+    }
+}
+
+/// Builds a [`Snapshot`].
+#[derive(Debug, Default)]
+pub struct SnapshotBuilder {
+    version: Option<Arc<str>>,
+    base: BTreeMap<TypeUrl, Arc<TypeSnapshot>>,
+    touched: BTreeMap<TypeUrl, BTreeMap<Arc<str>, Arc<EncodedResource>>>,
+}
+
+impl SnapshotBuilder {
+    /// Labels the snapshot: State-of-the-World responses carry the label as their version, Delta responses as
+    /// `system_version_info`. Without a label both carry a hash of the type's content.
+    #[must_use]
+    pub fn version(mut self, version: &str) -> Self {
+        self.version = Some(Arc::from(version));
+        self
+    }
+
+    /// Adds or replaces a resource.
+    ///
+    /// # Errors
+    /// [`ResourceError::NoName`] when it has no name.
+    pub fn add<T: Resource>(mut self, resource: &T) -> Result<Self, ResourceError> {
+        self.insert(Arc::new(EncodedResource::new(resource)?));
+        Ok(self)
+    }
+
+    /// Adds or replaces a resource that is encoded already, sharing it.
+    pub fn insert(&mut self, resource: Arc<EncodedResource>) {
+        self.touch(resource.type_url().clone()).insert(resource.name().clone(), resource);
+    }
+
+    /// Removes a resource; a name that is not there is ignored.
+    pub fn remove(&mut self, type_url: &TypeUrl, name: &str) {
+        self.touch(type_url.clone()).remove(name);
+    }
+
+    /// Declares a type, so that a wildcard client is answered with an empty set rather than not at all.
+    #[must_use]
+    pub fn with_type(mut self, type_url: TypeUrl) -> Self {
+        self.touch(type_url);
+        self
+    }
+
+    /// Drops every resource of a type and keeps the type declared.
+    pub fn clear(&mut self, type_url: &TypeUrl) {
+        self.touch(type_url.clone()).clear();
+    }
+
+    fn touch(&mut self, type_url: TypeUrl) -> &mut BTreeMap<Arc<str>, Arc<EncodedResource>> {
+        let base = &self.base;
+        self.touched.entry(type_url).or_insert_with_key(|type_url| {
+            let resources = base.get(type_url).map(|set| set.resources.as_slice()).unwrap_or_default();
+            resources.iter().map(|r| (r.name().clone(), r.clone())).collect()
+        })
+    }
+
+    /// The finished snapshot.
+    #[must_use]
+    pub fn build(self) -> Snapshot {
+        let mut types = self.base;
+        for (type_url, resources) in self.touched {
+            let set = Arc::new(TypeSnapshot::new(resources.into_values().collect()));
+            let set = types.get(&type_url).map_or_else(|| set.clone(), |old| TypeSnapshot::shared(&set, old));
+            types.insert(type_url, set);
+        }
+        Snapshot { version: self.version, types }
+    }
+}
+
+/// All resources of one type in one snapshot, in the order of their names.
+#[derive(Debug)]
+pub struct TypeSnapshot {
+    id: u64,
+    version: Version,
+    resources: Vec<Arc<EncodedResource>>,
+    diffs: Mutex<Vec<(u64, Arc<Diff>)>>,
+}
+
+/// What has to be said to get from one set to another.
+#[derive(Debug, Default)]
+pub(super) struct Diff {
+    /// New or changed.
+    pub(super) changed: Vec<Arc<EncodedResource>>,
+    /// No longer there.
+    pub(super) removed: Vec<Arc<EncodedResource>>,
+}
+
+impl TypeSnapshot {
+    /// `resources` is sorted by name and has no name twice.
+    fn new(resources: Vec<Arc<EncodedResource>>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let version = Version::of_all(resources.iter().map(|r| (&**r.name(), r.version())));
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { id, version, resources, diffs: Mutex::default() }
+    }
+
+    /// The set without resources, shared by everybody.
+    pub(super) fn empty() -> Arc<Self> {
+        static EMPTY: OnceLock<Arc<TypeSnapshot>> = OnceLock::new();
+        EMPTY.get_or_init(|| Arc::new(Self::new(Vec::new()))).clone()
+    }
+
+    /// A hash over all names and versions.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The resources, in the order of their names.
+    #[must_use]
+    pub fn resources(&self) -> &[Arc<EncodedResource>] {
+        &self.resources
+    }
+
+    /// One resource by name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<EncodedResource>> {
+        let at = self.resources.binary_search_by(|r| (**r.name()).cmp(name)).ok()?;
+        self.resources.get(at)
+    }
+
+    /// What changed since `old`; computed once for all clients that come from there.
+    pub(super) fn diff_from(&self, old: &Self) -> Arc<Diff> {
+        let mut diffs = self.diffs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, diff)) = diffs.iter().find(|(id, _)| *id == old.id) {
+            return diff.clone();
+        }
+        let diff = Arc::new(Diff::between(&old.resources, &self.resources));
+        if diffs.len() == REMEMBERED_DIFFS {
+            diffs.remove(0);
+        }
+        diffs.push((old.id, diff.clone()));
+        diff
+    }
+
+    /// `new`, made of `old`'s parts where they are equal.
+    fn shared(new: &Arc<Self>, old: &Arc<Self>) -> Arc<Self> {
+        if new.id == old.id || (new.version == old.version && same(&new.resources, &old.resources)) {
+            return old.clone();
+        }
+        let share = |r: &Arc<EncodedResource>| match old.get(r.name()) {
+            Some(o) if o.version() == r.version() && o.ttl() == r.ttl() => o.clone(),
+            _ => r.clone(),
+        };
+        Arc::new(Self::new(new.resources.iter().map(share).collect()))
+    }
+}
+
+fn same(a: &[Arc<EncodedResource>], b: &[Arc<EncodedResource>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b) || a == b)
+}
+
+impl Diff {
+    /// Walks both sorted lists once.
+    fn between(old: &[Arc<EncodedResource>], new: &[Arc<EncodedResource>]) -> Self {
+        let mut diff = Self::default();
+        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return diff,
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some(o), Some(n)) if Arc::ptr_eq(o, n) => std::cmp::Ordering::Equal,
+                (Some(o), Some(n)) => o.name().cmp(n.name()),
+            };
+            match order {
+                std::cmp::Ordering::Less => diff.removed.extend(old.next().cloned()),
+                std::cmp::Ordering::Greater => diff.changed.extend(new.next().cloned()),
+                std::cmp::Ordering::Equal => {
+                    if let (Some(o), Some(n)) = (old.next(), new.next())
+                        && o.version() != n.version()
+                    {
+                        diff.changed.push(n.clone());
+                    }
+                }
+            }
+        }
+    }
+}

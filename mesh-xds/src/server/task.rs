@@ -1,0 +1,220 @@
+//! The life of one stream: reads requests, follows the cache, writes when there is room.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::{Code, Status, Streaming};
+
+use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use crate::resource::TypeUrl;
+
+use super::ads::Shared;
+use super::auth::Caller;
+use super::clients::ClientInfo;
+use super::config::StreamError;
+use super::rate::Bucket;
+use super::snapshot::Snapshot;
+use super::stream::{Request, ServerStream};
+
+/// What leaves: one message in pieces, or the end of the stream.
+pub(super) type Frame = Result<Vec<Bytes>, Status>;
+
+/// The requests of one stream.
+#[derive(Debug)]
+pub(super) enum Inbound {
+    Delta(Box<Streaming<DeltaDiscoveryRequest>>),
+    Sotw(Box<Streaming<DiscoveryRequest>>),
+}
+
+impl Inbound {
+    /// The next request; `None` when the client is done. Cancel safe.
+    async fn next(&mut self) -> Result<Option<Request>, Status> {
+        match self {
+            Self::Delta(stream) => Ok(stream.message().await?.map(|m| Request::Delta(Box::new(m)))),
+            Self::Sotw(stream) => Ok(stream.message().await?.map(|m| Request::Sotw(Box::new(m)))),
+        }
+    }
+}
+
+impl From<StreamError> for Status {
+    fn from(error: StreamError) -> Self {
+        let code = match error {
+            StreamError::TooManyNames { .. } | StreamError::TooManyTypes { .. } => Code::ResourceExhausted,
+            _ => Code::InvalidArgument,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// Runs a stream to its end and says how it ended.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    stream: ServerStream,
+    inbound: Inbound,
+    caller: Caller,
+    out: mpsc::Sender<Frame>,
+) {
+    let mut stopping = shared.stopping.subscribe();
+    let life = live(&shared, stream, inbound, caller, &out);
+    let end = tokio::select! {
+        biased;
+        _ = stopping.wait_for(|stop| *stop) => Err(Status::unavailable("the server is shutting down")),
+        () = out.closed() => return,
+        end = life => end,
+    };
+    if let Err(status) = end {
+        tracing::debug!(code = ?status.code(), message = status.message(), "xDS stream ended");
+        // A client that does not read finds out when it does; nobody waits for it.
+        let _ = timeout(Duration::from_secs(1), out.send(Err(status))).await;
+    }
+}
+
+/// Removes the client from the registry whatever ends the stream.
+struct Registration {
+    shared: Arc<Shared>,
+    client: Arc<ClientInfo>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.shared.registry.remove(self.client.id);
+        self.shared.observer.disconnected(&self.client);
+    }
+}
+
+async fn live(
+    shared: &Arc<Shared>,
+    mut stream: ServerStream,
+    mut inbound: Inbound,
+    caller: Caller,
+    out: &mpsc::Sender<Frame>,
+) -> Result<(), Status> {
+    let first = timeout(shared.config.first_request_timeout, inbound.next())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no request came"))??;
+    let Some(first) = first else { return Ok(()) };
+    stream.on_request(Duration::ZERO, first)?;
+    let node = stream.node().cloned().ok_or(StreamError::NoNode)?;
+    let grant = shared.authorizer.authorize(&caller, &node).await?;
+    drop(caller);
+
+    let group = grant.group.unwrap_or_else(|| (shared.config.group)(&node));
+    let snapshots = shared.cache.subscribe(&group);
+    let client = Arc::new(ClientInfo {
+        id: shared.registry.next_id(),
+        node,
+        group: Arc::from(group),
+        identity: grant.identity,
+        delta: matches!(inbound, Inbound::Delta(_)),
+        connected_at: SystemTime::now(),
+        started: Instant::now(),
+    });
+    let stream = Arc::new(Mutex::new(stream));
+    shared.registry.insert(client.clone(), stream.clone());
+    shared.observer.connected(&client);
+    let _registration = Registration { shared: shared.clone(), client: client.clone() };
+    exchange(shared, &client, &stream, inbound, snapshots, out).await
+}
+
+async fn exchange(
+    shared: &Shared,
+    client: &ClientInfo,
+    stream: &Mutex<ServerStream>,
+    mut inbound: Inbound,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    out: &mpsc::Sender<Frame>,
+) -> Result<(), Status> {
+    let rate = shared.config.requests_per_second;
+    let mut bucket = Bucket::new(rate, rate.saturating_mul(10), Instant::now());
+    let mut read_again = Instant::now();
+    let end = shared.config.max_stream_age.map(|age| client.started + jittered(age, client.id));
+    loop {
+        let timer = write(client, stream, out);
+        let full = out.capacity() == 0;
+        tokio::select! {
+            biased;
+            request = read(&mut inbound, read_again) => {
+                let Some(request) = request? else { return Ok(()) };
+                take(shared, client, stream, request)?;
+                if let Err(wait) = bucket.take(Instant::now()) {
+                    read_again = Instant::now() + wait;
+                }
+            }
+            changed = snapshots.changed() => {
+                if changed.is_err() {
+                    return Err(Status::unavailable("the cache is gone"));
+                }
+                if let Some(snapshot) = snapshots.borrow_and_update().clone() {
+                    lock(stream).on_snapshot(snapshot);
+                }
+            }
+            permit = out.reserve(), if full => {
+                if permit.is_err() {
+                    return Ok(());
+                }
+            }
+            () = at(timer.map(|t| client.started + t)), if !full => {}
+            () = at(end) => return Err(Status::unavailable("the stream reached its age; connect again")),
+        }
+    }
+}
+
+/// Writes while there is room; returns when to look again although nothing happens.
+fn write(client: &ClientInfo, stream: &Mutex<ServerStream>, out: &mpsc::Sender<Frame>) -> Option<Duration> {
+    let mut stream = lock(stream);
+    while let Ok(permit) = out.try_reserve() {
+        let Some(response) = stream.next_response(client.started.elapsed()) else { break };
+        permit.send(Ok(stream.encode(&response)));
+    }
+    stream.next_timer()
+}
+
+/// Hands a request to the core and tells the observer about a rejection.
+fn take(
+    shared: &Shared,
+    client: &ClientInfo,
+    stream: &Mutex<ServerStream>,
+    request: Request,
+) -> Result<(), Status> {
+    let rejected = match &request {
+        Request::Delta(r) => r.error_detail.is_some().then(|| r.type_url.clone()),
+        Request::Sotw(r) => r.error_detail.is_some().then(|| r.type_url.clone()),
+    };
+    let mut stream = lock(stream);
+    stream.on_request(client.started.elapsed(), request)?;
+    let Some(type_url) = rejected.map(TypeUrl::from) else { return Ok(()) };
+    let nack = stream.status().into_iter().find(|(t, _)| *t == type_url).and_then(|(_, s)| s.error);
+    drop(stream);
+    if let Some(nack) = nack {
+        tracing::warn!(node = client.node.id, r#type = type_url.short(), message = nack.message, "rejected");
+        shared.observer.rejected(client, &type_url, &nack);
+    }
+    Ok(())
+}
+
+async fn read(inbound: &mut Inbound, not_before: Instant) -> Result<Option<Request>, Status> {
+    if not_before > Instant::now() {
+        sleep_until(not_before).await;
+    }
+    inbound.next().await
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// `age` ± 10 %, spread by the stream's number so that streams opened together do not end together.
+fn jittered(age: Duration, id: u64) -> Duration {
+    let spread = twox_hash::XxHash64::oneshot(id, b"age") % 2001;
+    age.mul_f64(0.9 + f64::from(u32::try_from(spread).unwrap_or(0)) / 10_000.0)
+}
+
+fn lock(stream: &Mutex<ServerStream>) -> std::sync::MutexGuard<'_, ServerStream> {
+    stream.lock().unwrap_or_else(PoisonError::into_inner)
+}
