@@ -1,0 +1,202 @@
+//! The smallest patch we can find cheaply.
+
+use serde_json::Value;
+
+use super::pointer::Pointer;
+use super::{Operation, Patch};
+
+/// Largest table of the longest-common-subsequence search (cells). Beyond it lists are compared index by index, which
+/// is always right and only less small.
+const MAX_TABLE: usize = 4_000_000;
+
+/// Operations that turn `from` into `to`, in an order in which they can be applied.
+///
+/// Objects are compared key by key. List items are paired by their `name` (then `mountPath`, `containerPort`, `key`,
+/// `ip`, `uid`) where every item has one, else by equality; what is not paired is removed or added at its place. No
+/// `move`, `copy` or `test` is produced. `apply(diff(a, b), a) == b` for all documents.
+#[must_use]
+pub fn diff(from: &Value, to: &Value) -> Patch {
+    let mut differ = Differ { path: Pointer::root(), operations: Vec::new() };
+    differ.values(from, to);
+    Patch(differ.operations)
+}
+
+struct Differ {
+    path: Pointer,
+    operations: Vec<Operation>,
+}
+
+impl Differ {
+    fn values(&mut self, from: &Value, to: &Value) {
+        match (from, to) {
+            (Value::Object(from), Value::Object(to)) => {
+                for (key, value) in from {
+                    self.path.push(key.as_str());
+                    match to.get(key) {
+                        Some(new) => self.values(value, new),
+                        None => self.operations.push(Operation::Remove { path: self.path.clone() }),
+                    }
+                    self.path.pop();
+                }
+                for (key, value) in to {
+                    if !from.contains_key(key) {
+                        self.path.push(key.as_str());
+                        self.operations
+                            .push(Operation::Add { path: self.path.clone(), value: value.clone() });
+                        self.path.pop();
+                    }
+                }
+            }
+            (Value::Array(from), Value::Array(to)) => self.lists(from, to),
+            (from, to) if from == to => {}
+            (_, to) => {
+                self.operations.push(Operation::Replace { path: self.path.clone(), value: to.clone() });
+            }
+        }
+    }
+
+    fn lists(&mut self, from: &[Value], to: &[Value]) {
+        if from == to {
+            return;
+        }
+        let pairing = Pairing::of(from, to);
+        let head = from.iter().zip(to).take_while(|(a, b)| pairing.pair(a, b)).count();
+        let tail = from[head..]
+            .iter()
+            .rev()
+            .zip(to[head..].iter().rev())
+            .take_while(|(a, b)| pairing.pair(a, b))
+            .count();
+        for at in 0..head {
+            self.item(at, &from[at], &to[at]);
+        }
+        let (old, new) = (&from[head..from.len() - tail], &to[head..to.len() - tail]);
+        let mut at = head;
+        for step in align(old, new, pairing) {
+            match step {
+                Step::Keep(i, j) => {
+                    self.item(at, &old[i], &new[j]);
+                    at += 1;
+                }
+                Step::Drop => {
+                    self.path.push(at.to_string());
+                    self.operations.push(Operation::Remove { path: self.path.clone() });
+                    self.path.pop();
+                }
+                Step::Put(j) => {
+                    self.path.push(at.to_string());
+                    self.operations.push(Operation::Add { path: self.path.clone(), value: new[j].clone() });
+                    self.path.pop();
+                    at += 1;
+                }
+            }
+        }
+        for (a, b) in from[from.len() - tail..].iter().zip(&to[to.len() - tail..]) {
+            self.item(at, a, b);
+            at += 1;
+        }
+    }
+
+    fn item(&mut self, at: usize, from: &Value, to: &Value) {
+        self.path.push(at.to_string());
+        self.values(from, to);
+        self.path.pop();
+    }
+}
+
+/// How list items find their partner.
+#[derive(Clone, Copy)]
+enum Pairing {
+    Key(&'static str),
+    Equal,
+}
+
+impl Pairing {
+    fn of(from: &[Value], to: &[Value]) -> Self {
+        for key in ["name", "mountPath", "containerPort", "key", "ip", "uid"] {
+            let keyed =
+                |item: &Value| item.get(key).is_some_and(|value| value.is_string() || value.is_number());
+            if from.iter().chain(to).all(keyed) {
+                return Self::Key(key);
+            }
+        }
+        Self::Equal
+    }
+
+    fn pair(self, a: &Value, b: &Value) -> bool {
+        match self {
+            Self::Key(key) => a.get(key) == b.get(key),
+            Self::Equal => a == b,
+        }
+    }
+}
+
+enum Step {
+    Keep(usize, usize),
+    Drop,
+    Put(usize),
+}
+
+fn align(old: &[Value], new: &[Value], pairing: Pairing) -> Vec<Step> {
+    let width = new.len() + 1;
+    if old.is_empty() || new.is_empty() || (old.len() + 1).saturating_mul(width) > MAX_TABLE {
+        let shared = old.len().min(new.len());
+        let mut steps: Vec<Step> = (0..shared).map(|i| Step::Keep(i, i)).collect();
+        steps.extend((shared..old.len()).map(|_| Step::Drop));
+        steps.extend((shared..new.len()).map(Step::Put));
+        return steps;
+    }
+    // lengths[i][j]: longest common subsequence of old[i..] and new[j..].
+    let mut lengths = vec![0_u32; (old.len() + 1) * width];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            lengths[i * width + j] = if pairing.pair(&old[i], &new[j]) {
+                lengths[(i + 1) * width + j + 1] + 1
+            } else {
+                lengths[(i + 1) * width + j].max(lengths[i * width + j + 1])
+            };
+        }
+    }
+    let (mut i, mut j, mut steps) = (0, 0, Vec::new());
+    while i < old.len() || j < new.len() {
+        if i < old.len() && j < new.len() && pairing.pair(&old[i], &new[j]) {
+            steps.push(Step::Keep(i, j));
+            i += 1;
+            j += 1;
+        } else if i < old.len()
+            && (j == new.len() || lengths[(i + 1) * width + j] >= lengths[i * width + j + 1])
+        {
+            steps.push(Step::Drop);
+            i += 1;
+        } else {
+            steps.push(Step::Put(j));
+            j += 1;
+        }
+    }
+    if matches!(pairing, Pairing::Equal) { merge_replacements(steps, old.len()) } else { steps }
+}
+
+/// A removal followed by an addition at the same place is one replacement, which may even turn out smaller inside.
+fn merge_replacements(steps: Vec<Step>, old: usize) -> Vec<Step> {
+    let mut merged: Vec<Step> = Vec::with_capacity(steps.len());
+    let mut next_old = 0;
+    let mut pending = Vec::new();
+    for step in steps {
+        match step {
+            Step::Drop => {
+                pending.push(next_old);
+                next_old += 1;
+            }
+            Step::Put(j) if !pending.is_empty() => merged.push(Step::Keep(pending.remove(0), j)),
+            Step::Put(j) => merged.push(Step::Put(j)),
+            Step::Keep(i, j) => {
+                merged.extend(pending.drain(..).map(|_| Step::Drop));
+                merged.push(Step::Keep(i, j));
+                next_old = i + 1;
+            }
+        }
+    }
+    debug_assert!(next_old <= old);
+    merged.extend(pending.drain(..).map(|_| Step::Drop));
+    merged
+}

@@ -1,0 +1,275 @@
+//! AdmissionReview: bytes in, bytes out.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use crate::cluster::Cluster;
+use crate::decision::{Decision, SkipReason};
+use crate::error::InjectError;
+use crate::injector::{Injector, Request};
+use crate::json::{self, MAX_BODY};
+use crate::patch;
+use crate::pod;
+use crate::warning::Warning;
+
+/// What the webhook's HTTP server received.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpRequest<'a> {
+    /// The `content-type` header, if there was one.
+    pub content_type: Option<&'a str>,
+    /// Path of the request: `/inject`, or with parameters (see [`path_environment`]).
+    pub path: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// What the webhook's HTTP server should answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpReply {
+    /// HTTP status.
+    pub status: u16,
+    /// Value of the `content-type` header.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Vec<u8>,
+    /// What happened, for logs and metrics.
+    pub outcome: Outcome,
+}
+
+/// What became of a review.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The pod was injected.
+    Injected {
+        /// Number of operations of the patch.
+        operations: usize,
+        /// What the user was told.
+        warnings: Vec<Warning>,
+    },
+    /// The pod was left alone.
+    Skipped(Decision),
+    /// The pod was refused.
+    Refused(InjectError),
+    /// The request was not a review.
+    BadRequest {
+        /// Why.
+        message: String,
+    },
+}
+
+impl Outcome {
+    /// A stable label of low cardinality, for metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Injected { .. } => "injected",
+            Self::Skipped(decision) => decision.reason(),
+            Self::Refused(error) => error.reason(),
+            Self::BadRequest { .. } => "bad_request",
+        }
+    }
+}
+
+/// Longest line of one warning; the API server cuts longer ones.
+const MAX_WARNING: usize = 240;
+
+impl Injector {
+    /// Answer one admission review.
+    ///
+    /// Never panics and never gives half a patch: whatever the bytes are, the answer is a review, or an HTTP error where
+    /// the request is not a review at all.
+    #[must_use]
+    pub fn review(&self, request: &HttpRequest<'_>, cluster: &Cluster) -> HttpReply {
+        if request.body.len() > MAX_BODY {
+            return plain(400, format!("body exceeds {MAX_BODY} bytes"));
+        }
+        if request.body.is_empty() {
+            return plain(400, "no body found".to_owned());
+        }
+        if request.content_type != Some("application/json") {
+            return plain(415, "invalid Content-Type, want `application/json`".to_owned());
+        }
+        let review = match json::parse(request.body) {
+            Ok(review) => review,
+            Err(error) => return unreadable("", error),
+        };
+        let uid = review.pointer("/request/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Some(asked) = review.get("request").filter(|asked| asked.is_object()) else {
+            return unreadable(
+                &uid,
+                InjectError::Document { message: "not an AdmissionReview: no `request`".to_owned() },
+            );
+        };
+        for field in ["apiVersion", "kind"] {
+            if review.get(field).is_some_and(|value| !value.is_string()) {
+                let message = format!("not an AdmissionReview: `{field}` is not a string");
+                return unreadable(&uid, InjectError::Document { message });
+            }
+        }
+        let (response, outcome) = self.respond(asked, &uid, &path_environment(request.path), cluster);
+        reply(&review, response, outcome)
+    }
+
+    fn respond(
+        &self,
+        asked: &Value,
+        uid: &str,
+        environment: &BTreeMap<String, String>,
+        cluster: &Cluster,
+    ) -> (Value, Outcome) {
+        if let Some(what) = not_pod_creation(asked) {
+            let decision = Decision::Skip(SkipReason::NotPodCreation { what });
+            return (json!({"uid": uid, "allowed": true}), Outcome::Skipped(decision));
+        }
+        let namespace = asked.get("namespace").and_then(Value::as_str).unwrap_or_default();
+        let mut base = match asked.get("object") {
+            Some(object) if object.is_object() => object.clone(),
+            _ => {
+                let error = InjectError::Document { message: "`request.object` is not a pod".to_owned() };
+                return refused(uid, error);
+            }
+        };
+        if let Err(error) = pod::check(&base) {
+            return refused(uid, error);
+        }
+        prepare(&mut base, namespace);
+        let (decision, mut warnings) = self.decide_with_notes(&base, namespace);
+        if !decision.is_inject() {
+            let mut response = json!({"uid": uid, "allowed": true});
+            add_warnings(&mut response, &warnings);
+            return (response, Outcome::Skipped(decision));
+        }
+        let request = Request { environment: environment.clone(), ..Request::new(&base, namespace, cluster) };
+        match self.inject(&request) {
+            Err(error) => refused(uid, error),
+            Ok(injected) => {
+                let patch = patch::diff(&base, &injected.pod);
+                warnings.extend(injected.warnings);
+                let bytes = match serde_json::to_vec(&patch) {
+                    Ok(bytes) => bytes,
+                    Err(error) => return refused(uid, InjectError::Document { message: error.to_string() }),
+                };
+                let mut response = json!({
+                    "uid": uid,
+                    "allowed": true,
+                    "patchType": "JSONPatch",
+                    "patch": STANDARD.encode(bytes),
+                });
+                add_warnings(&mut response, &warnings);
+                (response, Outcome::Injected { operations: patch.len(), warnings })
+            }
+        }
+    }
+}
+
+/// Environment that the webhook's path carries: `/inject/cluster/C/net/N`, or the older
+/// `/inject/:ENV:cluster=C:ENV:net=N`.
+///
+/// `cluster` and `net` stand for `ISTIO_META_CLUSTER_ID` and `ISTIO_META_NETWORK`, other keys are upper-cased;
+/// `--slash--` in a value stands for `/`. A key without a value is ignored.
+#[must_use]
+pub fn path_environment(path: &str) -> BTreeMap<String, String> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let Some(rest) = path.strip_prefix("/inject/") else { return BTreeMap::new() };
+    let mut environment = BTreeMap::new();
+    if let Some(older) = rest.strip_prefix(":ENV:") {
+        for entry in older.split(":ENV:") {
+            if let Some((key, value)) = entry.split_once('=').filter(|(key, _)| !key.is_empty()) {
+                environment.insert(environment_key(key), value.to_owned());
+            }
+        }
+        return environment;
+    }
+    let mut parts = rest.split('/');
+    while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
+        if !key.is_empty() {
+            environment.insert(environment_key(key), value.replace("--slash--", "/"));
+        }
+    }
+    environment
+}
+
+fn environment_key(key: &str) -> String {
+    match key {
+        "cluster" => "ISTIO_META_CLUSTER_ID".to_owned(),
+        "net" => "ISTIO_META_NETWORK".to_owned(),
+        other => other.to_uppercase(),
+    }
+}
+
+/// What the API server does not want to be told about, and the namespace it knows better than the pod.
+fn prepare(base: &mut Value, namespace: &str) {
+    let metadata =
+        pod::as_map(pod::as_map(base).entry("metadata").or_insert_with(|| Value::Object(Map::new())));
+    metadata.remove("managedFields");
+    let unset = metadata.get("namespace").and_then(Value::as_str).is_none_or(str::is_empty);
+    if unset && !namespace.is_empty() {
+        metadata.insert("namespace".to_owned(), Value::String(namespace.to_owned()));
+    }
+}
+
+fn not_pod_creation(asked: &Value) -> Option<String> {
+    let text = |pointer: &str| asked.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (operation, kind, subresource) = (text("/operation"), text("/kind/kind"), text("/subResource"));
+    let fine = matches!(operation, "" | "CREATE") && matches!(kind, "" | "Pod") && subresource.is_empty();
+    (!fine)
+        .then(|| format!("{operation} {kind}{}{subresource}", if subresource.is_empty() { "" } else { "/" }))
+}
+
+fn refused(uid: &str, error: InjectError) -> (Value, Outcome) {
+    let response =
+        json!({"uid": uid, "allowed": false, "status": {"metadata": {}, "message": error.to_string()}});
+    (response, Outcome::Refused(error))
+}
+
+fn unreadable(uid: &str, error: InjectError) -> HttpReply {
+    let (response, outcome) = refused(uid, error);
+    reply(&Value::Null, response, outcome)
+}
+
+fn add_warnings(response: &mut Value, warnings: &[Warning]) {
+    if !warnings.is_empty() {
+        response["warnings"] =
+            warnings.iter().map(|warning| Value::String(shorten(&warning.to_string()))).collect();
+    }
+}
+
+fn shorten(text: &str) -> String {
+    let clean: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WARNING).collect();
+    clean
+}
+
+fn reply(review: &Value, response: Value, outcome: Outcome) -> HttpReply {
+    let mut body = Map::new();
+    for field in ["apiVersion", "kind"] {
+        if let Some(Value::String(text)) = review.get(field)
+            && !text.is_empty()
+        {
+            body.insert(field.to_owned(), Value::String(text.clone()));
+        }
+    }
+    body.insert("response".to_owned(), response);
+    HttpReply {
+        status: 200,
+        content_type: "application/json",
+        body: Value::Object(body).to_string().into_bytes(),
+        outcome,
+    }
+}
+
+fn plain(status: u16, message: String) -> HttpReply {
+    HttpReply {
+        status,
+        content_type: "text/plain; charset=utf-8",
+        body: message.clone().into_bytes(),
+        outcome: Outcome::BadRequest { message },
+    }
+}
+
+#[cfg(test)]
+mod tests;

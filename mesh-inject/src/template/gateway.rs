@@ -1,0 +1,108 @@
+//! The `gateway` template: a proxy at the edge, without interception.
+
+use serde_json::{Map, Value, json};
+
+use super::TemplateContext;
+use super::parts::{self, Env};
+use crate::annotation as a;
+
+pub(super) fn render(context: &TemplateContext<'_>) -> Value {
+    let values = context.values;
+    let mut proxy = Map::new();
+    let mut set = |key: &str, value: Value| proxy.insert(key.to_owned(), value);
+    set("name", json!(a::PROXY_CONTAINER));
+    set("image", json!(parts::container_image(context, &values.proxy_image, false)));
+    set("ports", json!([{"containerPort": 15090, "protocol": "TCP", "name": "http-envoy-prom"}]));
+    set("args", json!(parts::proxy_args(context, "router")));
+    if !values.lifecycle.is_null() {
+        set("lifecycle", values.lifecycle.clone());
+    }
+    set("securityContext", json!({"runAsUser": context.uid, "runAsGroup": context.gid}));
+    let mut readiness = json!({
+        "httpGet": {"path": "/healthz/ready", "port": 15021},
+        "timeoutSeconds": 3,
+        "periodSeconds": values.readiness_period,
+        "failureThreshold": values.readiness_failures,
+    });
+    if values.readiness_initial_delay != 0 {
+        readiness["initialDelaySeconds"] = json!(values.readiness_initial_delay);
+    }
+    set("readinessProbe", readiness);
+    set("env", Value::Array(env(context)));
+    set("volumeMounts", Value::Array(mounts(context)));
+    parts::image_pull_policy(&mut proxy, context);
+
+    let mut spec = Map::new();
+    spec.insert(
+        "securityContext".to_owned(),
+        if values.gateway_security_context.is_null() {
+            json!({"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]})
+        } else {
+            values.gateway_security_context.clone()
+        },
+    );
+    spec.insert("containers".to_owned(), json!([proxy]));
+    let mut volumes = vec![
+        json!({"name": "workload-socket", "emptyDir": null}),
+        json!({"name": "credential-socket", "emptyDir": {}}),
+        parts::certificate_volume(context, json!({})),
+    ];
+    if let Some(name) = context.annotation(a::BOOTSTRAP_OVERRIDE) {
+        volumes.push(json!({"name": "custom-bootstrap-volume", "configMap": {"name": name}}));
+    }
+    volumes.push(json!({"name": "istio-envoy", "emptyDir": {"medium": "Memory"}}));
+    parts::agent_volumes(context, &mut volumes);
+    parts::certs_volume(context, &mut volumes);
+    spec.insert("volumes".to_owned(), Value::Array(volumes));
+    parts::image_pull_secrets(&mut spec, context);
+    json!({
+        "metadata": {
+            "labels": {
+                a::CANONICAL_NAME: parts::canonical_name(context, false),
+                a::CANONICAL_REVISION: parts::canonical_revision(context),
+            },
+            "annotations": parts::annotations(context),
+        },
+        "spec": spec,
+    })
+}
+
+fn env(context: &TemplateContext<'_>) -> Vec<Value> {
+    let mut env = Env(Vec::with_capacity(24));
+    parts::env_identity(&mut env, context);
+    env.resource("ISTIO_CPU_LIMIT", "limits.cpu");
+    parts::env_proxy(&mut env, context);
+    env.resource("GOMEMLIMIT", "limits.memory");
+    parts::env_compliance(&mut env, context);
+    parts::env_app_containers(&mut env, context);
+    parts::env_cluster(&mut env, context);
+    env.set("ISTIO_META_INTERCEPTION_MODE", context.proxy.interception_mode());
+    parts::env_network(&mut env, context);
+    parts::env_workload(&mut env, context, &context.workload.name);
+    parts::env_bootstrap(&mut env, context);
+    parts::env_mesh(&mut env, context);
+    parts::env_metadata(&mut env, context);
+    env.0
+}
+
+fn mounts(context: &TemplateContext<'_>) -> Vec<Value> {
+    let mut mounts = vec![
+        json!({"name": "workload-socket", "mountPath": "/var/run/secrets/workload-spiffe-uds"}),
+        json!({"name": "credential-socket", "mountPath": "/var/run/secrets/credential-uds"}),
+        parts::certificate_mount(context),
+    ];
+    if context.values.cert_provider == "istiod" {
+        mounts.push(json!({"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio"}));
+    }
+    mounts.push(json!({"name": "istio-data", "mountPath": "/var/lib/istio/data"}));
+    if context.annotation(a::BOOTSTRAP_OVERRIDE).is_some() {
+        mounts.push(json!({"name": "custom-bootstrap-volume", "mountPath": "/etc/istio/custom-bootstrap"}));
+    }
+    mounts.push(json!({"name": "istio-envoy", "mountPath": "/etc/istio/proxy"}));
+    mounts.push(json!({"name": "istio-token", "mountPath": "/var/run/secrets/tokens"}));
+    if context.values.mount_mtls_certs {
+        mounts.push(json!({"name": "istio-certs", "mountPath": "/etc/certs/", "readOnly": true}));
+    }
+    mounts.push(json!({"name": "istio-podinfo", "mountPath": "/etc/istio/pod"}));
+    mounts
+}
