@@ -79,7 +79,7 @@ async fn a_client_refuses_a_server_it_did_not_name() {
         server_config(&identity(&ca, WEB), Authorizer::trust_domain(ca.trust_domain().clone())).unwrap();
     let client = client_config(&identity(&ca, WEB), Authorizer::exact(id(CART))).unwrap();
     let error = handshake(client, server).await.unwrap_err();
-    assert!(error.to_string().contains("not authorized"), "{error}");
+    assert!(error.to_string().contains("Denied"), "{error}");
 }
 
 #[tokio::test]
