@@ -6,6 +6,7 @@ pub mod net;
 mod netlink;
 pub mod original_dst;
 mod plan;
+pub mod routing;
 pub mod ruleset;
 
 pub use interception::{

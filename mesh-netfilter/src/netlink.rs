@@ -2,6 +2,7 @@
 
 mod error;
 mod expr;
+mod foreign;
 mod live;
 mod lower;
 mod raise;
@@ -150,7 +151,46 @@ impl Netlink {
     /// # Errors
     /// When the kernel cannot be read.
     pub fn foreign_interception(&mut self) -> Result<Vec<String>, NetlinkError> {
-        live::foreign(&mut self.socket)
+        Ok(foreign::find(&mut self.socket)?.iter().map(foreign::ForeignChain::describe).collect())
+    }
+
+    /// Removes Istio's chains and tables, and the rules that lead there, in one transaction. Everything else stays.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read or refuses; then nothing was removed.
+    pub fn remove_foreign_interception(&mut self) -> Result<Applied, NetlinkError> {
+        let mut last = NetlinkError::Busy { attempts: ATTEMPTS };
+        for _ in 0..ATTEMPTS {
+            let generation = live::generation(&mut self.socket)?;
+            let chains = foreign::find(&mut self.socket)?;
+            if chains.is_empty() {
+                return Ok(Applied { changes: 0 });
+            }
+            let first = self.socket.take_sequence(1);
+            let mut batch = Messages::default();
+            begin_batch(&mut batch, first, generation);
+            // Reading takes sequence numbers of its own, so those of the batch are counted from here.
+            let count = foreign::removal(&mut self.socket, &chains, first.wrapping_add(1), &mut batch)?;
+            self.socket.take_sequence(count + 2);
+            end_batch(&mut batch, first.wrapping_add(count + 1));
+            match self.socket.request(&batch, first, first.wrapping_add(count))?.first() {
+                None => return Ok(Applied { changes: usize::try_from(count).unwrap_or(usize::MAX) }),
+                Some(refused) => {
+                    let change = "- Istio's own rules".to_owned();
+                    let errno = refused.errno;
+                    let error = if refused.index == 0 {
+                        NetlinkError::refused_batch(errno)
+                    } else {
+                        NetlinkError::Refused { change, errno, hint: error::hint(errno) }
+                    };
+                    if !error.is_stale() {
+                        return Err(error);
+                    }
+                    last = error;
+                }
+            }
+        }
+        Err(last)
     }
 
     /// Plans and writes, again while others change rules in between.
@@ -177,14 +217,12 @@ impl Netlink {
         let count = u32::try_from(steps.len()).unwrap_or(u32::MAX - 2);
         let first = self.socket.take_sequence(count + 2);
         let mut batch = Messages::default();
-        // `res_id` is the subsystem, in network order.
-        batch.begin(BATCH_BEGIN, REQUEST, first, &[0, 0, 0, 10]);
-        batch.be32(1, generation);
+        begin_batch(&mut batch, first, generation);
         for (index, step) in (1..).zip(steps) {
             let ack = if index == count { ACK } else { 0 };
             step.write(&mut batch, first.wrapping_add(index), ack);
         }
-        batch.begin(BATCH_END, REQUEST, first.wrapping_add(count + 1), &[0, 0, 0, 10]);
+        end_batch(&mut batch, first.wrapping_add(count + 1));
         let refused = self.socket.request(&batch, first, first.wrapping_add(count))?;
         let Some(refused) = refused.first() else { return Ok(()) };
         Err(match usize::try_from(refused.index).ok().and_then(|index| index.checked_sub(1)) {
@@ -197,6 +235,17 @@ impl Netlink {
             }
         })
     }
+}
+
+/// The subsystem stands in `res_id`, in network order. The generation makes the kernel refuse a change that was planned
+/// for another ruleset.
+fn begin_batch(batch: &mut Messages, sequence: u32, generation: u32) {
+    batch.begin(BATCH_BEGIN, REQUEST, sequence, &[0, 0, 0, 10]);
+    batch.be32(1, generation);
+}
+
+fn end_batch(batch: &mut Messages, sequence: u32) {
+    batch.begin(BATCH_END, REQUEST, sequence, &[0, 0, 0, 10]);
 }
 
 impl AsFd for Netlink {

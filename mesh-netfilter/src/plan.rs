@@ -62,6 +62,20 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The same as a finding: what is missing, and what should not be there.
+    pub fn finding(&self) -> String {
+        match self {
+            Self::AddTable { table } => format!("missing: table {table}"),
+            Self::RemoveTable { table } => format!("residual: table {table}"),
+            Self::AddChain { chain } => format!("missing: chain {chain}"),
+            Self::RemoveChain { chain } => format!("residual: chain {chain}"),
+            Self::AddRule { chain, rule } => format!("missing: {chain}: {rule}"),
+            Self::RemoveRule { chain, rule } => format!("residual: {chain}: {rule}"),
+        }
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,2 +1,5 @@
 //! The init container: writes a pod's interception rules, verifies, cleans and explains them.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    mesh_init::run(std::env::args_os().skip(1))
+}

@@ -330,7 +330,8 @@ mod tests {
 
     #[test]
     fn wrong_words_are_refused_with_their_field() {
-        let cases: [(&str, fn(&mut InterceptionConfig)); 12] = [
+        type Change = fn(&mut InterceptionConfig);
+        let cases: [(&str, Change); 12] = [
             ("envoy-port", |c| c.proxy_port = "0".into()),
             ("inbound-capture-port", |c| c.inbound_capture_port = "15006:15007".into()),
             ("proxy-uid", |c| c.proxy_uid = "1337,a b".into()),

@@ -199,24 +199,3 @@ pub(super) fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
     };
     socket.get(request, |message| message.attributes().be32(1))
 }
-
-/// Chains of any table that belong to Istio's interception.
-pub(super) fn foreign(socket: &mut Socket) -> Result<Vec<String>, NetlinkError> {
-    let request = |sequence| {
-        let mut out = Messages::default();
-        out.begin(GET_CHAIN, REQUEST | DUMP, sequence, &[0; 4]);
-        out
-    };
-    socket.dump(request, |message| {
-        let attributes = message.attributes();
-        let (table, chain) = (attributes.string(1)?, attributes.string(3)?);
-        let family = match message.payload.first()? {
-            1 => "inet",
-            2 => "ip",
-            10 => "ip6",
-            _ => return None,
-        };
-        let istio = chain.starts_with("ISTIO_") || table.starts_with("istio-");
-        istio.then(|| format!("{family} {table} {chain}"))
-    })
-}

@@ -1,0 +1,271 @@
+//! Arguments and environment: istio-iptables' names, ours beside them.
+//!
+//! One table says everything about a flag. The environment gives defaults, the command line wins. As there, an environment
+//! variable that cannot be read is ignored; on the command line that is an error.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mesh_netfilter::InterceptionConfig;
+
+pub(crate) use table::help;
+use table::{FLAGS, Flag, Kind};
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Command {
+    /// Make the kernel hold the rules.
+    #[default]
+    Apply,
+    /// Say what `apply` would change.
+    Plan,
+    /// Compare, and make a connection through the rules.
+    Verify,
+    /// Remove the rules.
+    Clean,
+    /// Print how often each rule has matched.
+    Counters,
+}
+
+impl Command {
+    const NAMES: [(&'static str, Self); 5] = [
+        ("apply", Self::Apply),
+        ("plan", Self::Plan),
+        ("verify", Self::Verify),
+        ("clean", Self::Clean),
+        ("counters", Self::Counters),
+    ];
+}
+
+/// Everything that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flags {
+    /// What to do.
+    pub command: Command,
+    /// The interception, in words.
+    pub config: InterceptionConfig,
+    /// Whether the machine's IPv6 is given instead of found out.
+    pub enable_ipv6: Option<bool>,
+    /// Whether one IPv6 address among others suffices for IPv6 rules.
+    pub dual_stack: bool,
+    /// Refuse contradictions.
+    pub strict: bool,
+    /// Remove Istio's own chains instead of refusing to work beside them.
+    pub replace_istio: bool,
+    /// Write rules even where they are as they should be.
+    pub force_apply: bool,
+    /// Leave rules and routes alone.
+    pub skip_rule_apply: bool,
+    /// Make a connection through the rules afterwards.
+    pub run_validation: bool,
+    /// Where the probe goes.
+    pub probe_port: u16,
+    /// How long the probe may take.
+    pub probe_timeout: Duration,
+    /// Work in this network namespace.
+    pub network_namespace: String,
+    /// Print for tools.
+    pub json: bool,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self {
+            command: Command::Apply,
+            config: InterceptionConfig::default(),
+            enable_ipv6: None,
+            dual_stack: false,
+            strict: false,
+            replace_istio: false,
+            force_apply: false,
+            skip_rule_apply: false,
+            run_validation: false,
+            probe_port: 15002,
+            probe_timeout: Duration::from_secs(5),
+            network_namespace: String::new(),
+            json: false,
+        }
+    }
+}
+
+/// Why arguments make no sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UsageError {
+    /// No such flag.
+    Unknown {
+        /// As written.
+        flag: String,
+    },
+    /// A flag without the value it needs.
+    NoValue {
+        /// The flag.
+        flag: String,
+    },
+    /// A value that the flag does not take.
+    Value {
+        /// The flag.
+        flag: String,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A word that is neither a command nor a flag's value.
+    Word {
+        /// The word.
+        word: String,
+    },
+    /// An argument that is not UTF-8.
+    NotText {
+        /// Its readable part.
+        value: String,
+    },
+}
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown { flag } => write!(f, "{flag}: no such flag (see --help)"),
+            Self::NoValue { flag } => write!(f, "{flag}: needs a value"),
+            Self::Value { flag, value, reason } => write!(f, "{flag}: {value:?} {reason}"),
+            Self::Word { word } => write!(f, "{word:?} is neither a command nor a flag (see --help)"),
+            Self::NotText { value } => write!(f, "{value:?} is not UTF-8"),
+        }
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+impl UsageError {
+    /// A stable label.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "unknown_flag",
+            Self::NoValue { .. } => "no_value",
+            Self::Value { .. } => "bad_value",
+            Self::Word { .. } => "unknown_word",
+            Self::NotText { .. } => "not_text",
+        }
+    }
+}
+
+impl Flags {
+    /// Reads arguments (without the program's name) over environment variables; `None` when help was asked for.
+    ///
+    /// # Errors
+    /// The first argument that makes no sense.
+    pub fn parse(
+        args: &[String],
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Option<Self>, UsageError> {
+        let mut flags = Self::default();
+        for flag in FLAGS {
+            for name in flag.environment_names() {
+                if let Some(value) = environment.get(&name) {
+                    // As istio-iptables: what cannot be read is ignored.
+                    let _ = (flag.set)(&mut flags, value);
+                }
+            }
+        }
+        let mut args = args.iter().map(String::as_str);
+        let mut words = Vec::new();
+        while let Some(arg) = args.next() {
+            if arg == "--" {
+                words.extend(args.by_ref());
+            } else if let Some(long) = arg.strip_prefix("--") {
+                if long == "help" {
+                    return Ok(None);
+                }
+                let (name, value) =
+                    long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
+                let flag = FLAGS.iter().find(|flag| flag.long == name);
+                let flag = flag.ok_or_else(|| UsageError::Unknown { flag: format!("--{name}") })?;
+                flags.take(flag, value, &mut args)?;
+            } else if let Some(short) = arg.strip_prefix('-').filter(|short| !short.is_empty()) {
+                if short == "h" {
+                    return Ok(None);
+                }
+                flags.take_short(short, &mut args)?;
+            } else {
+                words.push(arg);
+            }
+        }
+        flags.take_words(&words)?;
+        flags.finish(environment);
+        Ok(Some(flags))
+    }
+
+    /// `-p 15001`, `-p15001`, `-p=15001`, `-nk eth0`.
+    fn take_short<'a>(
+        &mut self,
+        letters: &'a str,
+        args: &mut impl Iterator<Item = &'a str>,
+    ) -> Result<(), UsageError> {
+        let mut rest = letters;
+        while let Some(letter) = rest.chars().next() {
+            let flag = FLAGS.iter().find(|flag| flag.short == Some(letter));
+            let flag = flag.ok_or_else(|| UsageError::Unknown { flag: format!("-{letter}") })?;
+            rest = &rest[letter.len_utf8()..];
+            if let Some(value) = rest.strip_prefix('=') {
+                return self.take(flag, Some(value), args);
+            }
+            if flag.kind != Kind::Switch {
+                let value = (!rest.is_empty()).then_some(rest);
+                return self.take(flag, value, args);
+            }
+            self.take(flag, None, args)?;
+        }
+        Ok(())
+    }
+
+    fn take<'a>(
+        &mut self,
+        flag: &Flag,
+        value: Option<&'a str>,
+        args: &mut impl Iterator<Item = &'a str>,
+    ) -> Result<(), UsageError> {
+        let value = match (value, flag.kind) {
+            (Some(value), _) => value,
+            (None, Kind::Switch) => "true",
+            (None, Kind::Value) => {
+                args.next().ok_or_else(|| UsageError::NoValue { flag: format!("--{}", flag.long) })?
+            }
+        };
+        (flag.set)(self, value).map_err(|reason| UsageError::Value {
+            flag: format!("--{}", flag.long),
+            value: value.to_owned(),
+            reason,
+        })
+    }
+
+    fn take_words(&mut self, words: &[&str]) -> Result<(), UsageError> {
+        // Existing pod templates call the agent's subcommand of this name.
+        let words: Vec<&str> = words.iter().copied().filter(|word| *word != "istio-iptables").collect();
+        let Some((first, rest)) = words.split_first() else { return Ok(()) };
+        let named = Command::NAMES.iter().find(|(name, _)| name == first);
+        let (_, command) = named.ok_or_else(|| UsageError::Word { word: (*first).to_owned() })?;
+        self.command = *command;
+        match rest.first() {
+            Some(word) => Err(UsageError::Word { word: (*word).to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What depends on several flags.
+    fn finish(&mut self, environment: &BTreeMap<String, String>) {
+        if self.config.proxy_uid.is_empty() {
+            let name = environment.get("ENVOY_USER").map_or("istio-proxy", String::as_str);
+            let user = nix::unistd::User::from_name(name).ok().flatten();
+            self.config.proxy_uid = user.map_or_else(|| "1337".to_owned(), |user| user.uid.to_string());
+        }
+        if let Some(enabled) = self.enable_ipv6 {
+            self.config.enable_ipv6 = enabled;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! Every flag: its names, its default's source, what it means, and the annotation that says the same.
+
+use std::time::Duration;
+
+use super::{Command, Flags};
+
+type Setter = fn(&mut Flags, &str) -> Result<(), &'static str>;
+
+/// Whether a flag needs a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It does.
+    Value,
+    /// It may stand alone, which means true.
+    Switch,
+}
+
+/// One flag.
+#[derive(Debug)]
+pub(super) struct Flag {
+    pub(super) long: &'static str,
+    pub(super) short: Option<char>,
+    pub(super) kind: Kind,
+    /// Whether the environment variable of the same name gives the default.
+    env: bool,
+    /// Further environment variables.
+    aliases: &'static [&'static str],
+    help: &'static str,
+    annotation: &'static str,
+    pub(super) set: Setter,
+}
+
+impl Flag {
+    const fn value(long: &'static str, help: &'static str, set: Setter) -> Self {
+        Self { long, short: None, kind: Kind::Value, env: true, aliases: &[], help, annotation: "", set }
+    }
+
+    const fn switch(long: &'static str, help: &'static str, set: Setter) -> Self {
+        Self { kind: Kind::Switch, ..Self::value(long, help, set) }
+    }
+
+    const fn short(self, short: char) -> Self {
+        Self { short: Some(short), ..self }
+    }
+
+    const fn no_env(self) -> Self {
+        Self { env: false, ..self }
+    }
+
+    const fn also(self, aliases: &'static [&'static str]) -> Self {
+        Self { aliases, ..self }
+    }
+
+    const fn annotation(self, annotation: &'static str) -> Self {
+        Self { annotation, ..self }
+    }
+
+    /// The environment variables that give this flag's default, the strongest last.
+    pub(super) fn environment_names(&self) -> impl Iterator<Item = String> {
+        let own = self.env.then(|| self.long.replace('-', "_").to_ascii_uppercase());
+        own.into_iter().chain(self.aliases.iter().map(|alias| (*alias).to_owned()))
+    }
+}
+
+/// A boolean as Go reads it.
+fn truth(word: &str) -> Result<bool, &'static str> {
+    match word {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("is neither true nor false"),
+    }
+}
+
+/// A duration as Go writes it, as far as people do: `5s`, `1m30s`, `500ms`.
+fn duration(word: &str) -> Result<Duration, &'static str> {
+    const WRONG: &str = "is not a duration such as 5s or 500ms";
+    let mut rest = word;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(WRONG)?;
+        let number: u32 = rest[..digits].parse().map_err(|_| WRONG)?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let one = match &rest[..unit] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            _ => return Err(WRONG),
+        };
+        total = total.checked_add(one.checked_mul(number).ok_or(WRONG)?).ok_or(WRONG)?;
+        rest = &rest[unit..];
+    }
+    if word.is_empty() { Err(WRONG) } else { Ok(total) }
+}
+
+macro_rules! text {
+    ($($field:ident).+) => {
+        |flags, word| {
+            flags.$($field).+ = word.to_owned();
+            Ok(())
+        }
+    };
+}
+
+macro_rules! truth {
+    ($($field:ident).+) => {
+        |flags, word| {
+            flags.$($field).+ = truth(word)?;
+            Ok(())
+        }
+    };
+}
+
+const ACCEPTED: Setter = |_, _| Ok(());
+
+/// All flags. Those of `istio-iptables` first, in its order.
+pub(super) const FLAGS: &[Flag] = &[
+    Flag::value("envoy-port", "where captured outbound connections go", text!(config.proxy_port))
+        .short('p')
+        .no_env(),
+    Flag::value(
+        "inbound-capture-port",
+        "where captured inbound connections go",
+        text!(config.inbound_capture_port),
+    )
+    .short('z'),
+    Flag::value("inbound-tunnel-port", "never captured inbound", text!(config.inbound_tunnel_port))
+        .short('e'),
+    Flag::value("proxy-uid", "users whose traffic is the proxy's own, a list", text!(config.proxy_uid))
+        .short('u'),
+    Flag::value(
+        "proxy-gid",
+        "groups whose traffic is the proxy's own, a list; empty: the uid",
+        text!(config.proxy_gid),
+    )
+    .short('g'),
+    Flag::value(
+        "istio-inbound-interception-mode",
+        "REDIRECT or TPROXY",
+        text!(config.inbound_interception_mode),
+    )
+    .short('m')
+    .annotation("sidecar.istio.io/interceptionMode"),
+    Flag::value(
+        "istio-inbound-ports",
+        "captured inbound ports: *, a list, or empty",
+        text!(config.inbound_ports_include),
+    )
+    .short('b')
+    .annotation("traffic.sidecar.istio.io/includeInboundPorts"),
+    Flag::value(
+        "istio-local-exclude-ports",
+        "inbound ports not captured, when all are",
+        text!(config.inbound_ports_exclude),
+    )
+    .short('d')
+    .annotation("traffic.sidecar.istio.io/excludeInboundPorts"),
+    Flag::value(
+        "istio-exclude-interfaces",
+        "interfaces captured in neither direction",
+        text!(config.exclude_interfaces),
+    )
+    .short('c')
+    .annotation("traffic.sidecar.istio.io/excludeInterfaces"),
+    Flag::value(
+        "istio-service-cidr",
+        "captured destinations: *, prefixes, or empty",
+        text!(config.outbound_ip_ranges_include),
+    )
+    .short('i')
+    .annotation("traffic.sidecar.istio.io/includeOutboundIPRanges"),
+    Flag::value(
+        "istio-service-exclude-cidr",
+        "destinations not captured, prefixes",
+        text!(config.outbound_ip_ranges_exclude),
+    )
+    .short('x')
+    .annotation("traffic.sidecar.istio.io/excludeOutboundIPRanges"),
+    Flag::value(
+        "istio-outbound-ports",
+        "outbound ports captured whatever the address",
+        text!(config.outbound_ports_include),
+    )
+    .short('q')
+    .annotation("traffic.sidecar.istio.io/includeOutboundPorts"),
+    Flag::value(
+        "istio-local-outbound-ports-exclude",
+        "outbound ports never captured",
+        text!(config.outbound_ports_exclude),
+    )
+    .short('o')
+    .annotation("traffic.sidecar.istio.io/excludeOutboundPorts"),
+    Flag::value(
+        "kube-virt-interfaces",
+        "interfaces of virtual machines: what enters there is outbound",
+        text!(config.reroute_virtual_interfaces),
+    )
+    .short('k')
+    .annotation("istio.io/reroute-virtual-interfaces"),
+    Flag::value(
+        "istio-inbound-tproxy-mark",
+        "the mark that routes to this machine",
+        text!(config.inbound_tproxy_mark),
+    )
+    .short('t'),
+    Flag::value(
+        "istio-inbound-tproxy-route-table",
+        "the routing table for that mark",
+        text!(config.inbound_tproxy_route_table),
+    )
+    .short('r'),
+    Flag::switch("dry-run", "the same as the command plan", |flags, word| {
+        if truth(word)? && flags.command == Command::Apply {
+            flags.command = Command::Plan;
+        }
+        Ok(())
+    })
+    .short('n'),
+    Flag::value("iptables-probe-port", "where the probe connects to", |flags, word| {
+        let port = word.parse().ok().filter(|port| *port != 0);
+        flags.probe_port = port.ok_or("is not a port")?;
+        Ok(())
+    }),
+    Flag::value("probe-timeout", "how long the probe may take", |flags, word| {
+        flags.probe_timeout = duration(word)?;
+        Ok(())
+    }),
+    Flag::switch("skip-rule-apply", "leave rules and routes alone", truth!(skip_rule_apply)),
+    Flag::switch("run-validation", "make a connection through the rules", truth!(run_validation)),
+    Flag::switch("redirect-dns", "hand name lookups to the agent", truth!(config.redirect_dns))
+        .also(&["ISTIO_META_DNS_CAPTURE"]),
+    Flag::switch(
+        "capture-all-dns",
+        "all of them, not only those to the machine's servers",
+        truth!(config.capture_all_dns),
+    ),
+    Flag::switch("drop-invalid", "drop packets that fit no connection", truth!(config.drop_invalid))
+        .also(&["INVALID_DROP"]),
+    Flag::switch(
+        "dual-stack",
+        "write IPv6 rules when any address is IPv6, not only the first",
+        truth!(dual_stack),
+    )
+    .also(&["ISTIO_DUAL_STACK"]),
+    Flag::value("network-namespace", "work in this network namespace (a path)", text!(network_namespace)),
+    Flag::switch("cni-mode", "accepted; nothing of the file system is used", ACCEPTED),
+    Flag::switch("reconcile", "accepted; apply always reconciles", ACCEPTED),
+    Flag::switch("cleanup-only", "the same as the command clean", |flags, word| {
+        if truth(word)? {
+            flags.command = Command::Clean;
+        }
+        Ok(())
+    }),
+    Flag::switch("force-apply", "write rules even where they are as they should be", truth!(force_apply)),
+    Flag::switch(
+        "native-nftables",
+        "accepted; rules are written to nf_tables where the kernel has it",
+        ACCEPTED,
+    ),
+    Flag::value(
+        "istio-outbound-owner-groups",
+        "groups whose traffic is captured: * or a list",
+        text!(config.owner_groups_include),
+    )
+    .also(&["ISTIO_OUTBOUND_OWNER_GROUPS"])
+    .no_env(),
+    Flag::value(
+        "istio-outbound-owner-groups-exclude",
+        "groups whose traffic is not captured",
+        text!(config.owner_groups_exclude),
+    )
+    .also(&["ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"])
+    .no_env(),
+    Flag::value(
+        "istio-outbound-ipv4-loopback-cidr",
+        "the addresses that mean this machine",
+        text!(config.host_ipv4_loopback_cidr),
+    )
+    .also(&["ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"])
+    .no_env(),
+    // The agent's own flags, which pod templates pass along.
+    Flag::value("log_output_level", "accepted", ACCEPTED).no_env(),
+    Flag::value("log_target", "accepted", ACCEPTED).no_env(),
+    Flag::value("log_caller", "accepted", ACCEPTED).no_env(),
+    Flag::value("log_stacktrace_level", "accepted", ACCEPTED).no_env(),
+    Flag::value("log_rotate", "accepted", ACCEPTED).no_env(),
+    Flag::switch("log_as_json", "accepted", ACCEPTED).no_env(),
+    Flag::value("vklog", "accepted", ACCEPTED).no_env(),
+    // Ours.
+    Flag::switch(
+        "enable-ipv6",
+        "write IPv6 rules; without it apply looks at the machine's addresses",
+        |flags, word| {
+            flags.enable_ipv6 = Some(truth(word)?);
+            Ok(())
+        },
+    )
+    .no_env(),
+    Flag::value(
+        "dns-server",
+        "a name server, repeatable; without it apply reads /etc/resolv.conf",
+        |flags, word| {
+            flags.config.dns_servers.push(word.to_owned());
+            Ok(())
+        },
+    )
+    .no_env(),
+    Flag::switch("strict", "refuse contradictions instead of warning", truth!(strict)).no_env(),
+    Flag::switch(
+        "replace-istio",
+        "remove Istio's own chains instead of refusing to work beside them",
+        truth!(replace_istio),
+    )
+    .no_env(),
+    Flag::switch("json", "plan, verify, counters: for tools", truth!(json)).no_env(),
+];
+
+/// What `--help` prints.
+pub(crate) fn help() -> String {
+    let mut text = String::from(
+        "mesh-init [apply|plan|verify|clean|counters] [flags]\n\n\
+         Hands a pod's traffic to its sidecar. Without a command it applies the rules; a second run changes nothing.\n\
+         Exit status: 0, 1 (rules), 126 (probe), 255 (arguments).\n\n",
+    );
+    for flag in FLAGS {
+        let short = flag.short.map_or_else(|| "    ".to_owned(), |short| format!("-{short}, "));
+        text.push_str(&format!("  {short}--{:<36} {}\n", flag.long, flag.help));
+        let environment: Vec<String> = flag.environment_names().collect();
+        if !environment.is_empty() {
+            text.push_str(&format!("{:45} environment: {}\n", "", environment.join(", ")));
+        }
+        if !flag.annotation.is_empty() {
+            text.push_str(&format!("{:45} annotation:  {}\n", "", flag.annotation));
+        }
+    }
+    text
+}
