@@ -1,1 +1,283 @@
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
+
+use super::*;
+use crate::x509::{CertificateFacts, PeerIdentity, PeerUsage, verify_chain};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("cluster.local").unwrap()
+}
+
+fn cart() -> SpiffeId {
+    SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap()
+}
+
+fn new_ca() -> Ca {
+    Ca::create(domain(), &RootOptions::default(), IssuancePolicy::default(), WallClock::system()).unwrap()
+}
+
+fn csr(kind: KeyKind) -> String {
+    CertificateRequest::generate(kind, &cart()).unwrap().csr_pem().to_owned()
+}
+
+fn sign(ca: &Ca, csr_pem: &str, lifetime: Option<Duration>) -> Result<Issued, CaError> {
+    ca.sign(&SigningRequest { csr_pem, id: &cart(), lifetime })
+}
+
+fn verified(ca: &Ca, issued: &Issued) -> Result<PeerIdentity, X509Error> {
+    let (leaf, intermediates) = issued.chain.split_first().unwrap();
+    verify_chain(leaf, intermediates, &ca.bundle_set(), PeerUsage::Client, ca.clock().unix_time())
+}
+
+#[test]
+fn each_allowed_key_kind_gives_an_svid_that_verifies() {
+    let ca = new_ca();
+    for kind in [KeyKind::EcP256, KeyKind::EcP384, KeyKind::Ed25519] {
+        let issued = sign(&ca, &csr(kind), None).unwrap();
+        assert_eq!(verified(&ca, &issued).unwrap().id, cart(), "{kind}");
+    }
+}
+
+#[test]
+fn roots_of_other_key_kinds_sign_too() {
+    for key in [KeyKind::EcP384, KeyKind::Ed25519] {
+        let options = RootOptions { key, ..RootOptions::default() };
+        let ca = Ca::create(domain(), &options, IssuancePolicy::default(), WallClock::system()).unwrap();
+        let issued = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+        assert_eq!(verified(&ca, &issued).unwrap().id, cart(), "{key}");
+    }
+}
+
+#[test]
+fn what_a_request_asks_for_is_ignored() {
+    let ca = new_ca();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "admin");
+    params.subject_alt_names = vec![
+        SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap()),
+        SanType::DnsName("kubernetes.default.svc".try_into().unwrap()),
+    ];
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
+    let greedy = params.serialize_request(&key).unwrap().pem().unwrap();
+    let issued = sign(&ca, &greedy, None).unwrap();
+    let facts = CertificateFacts::read(&issued.chain[0]).unwrap();
+    assert_eq!(facts.uri_sans, [cart().as_str()]);
+    assert!(facts.dns_sans.is_empty() && !facts.is_ca);
+    assert_eq!(facts.extended_key_usage, Some((true, true)));
+    assert!(!facts.key_usage.unwrap().key_cert_sign);
+}
+
+#[test]
+fn requests_that_are_refused() {
+    let ca = new_ca();
+    let mut tampered = rcgen_der(&csr(KeyKind::EcP256));
+    let last = tampered.len() - 1;
+    tampered[last] ^= 1;
+    let cases: &[(&str, Vec<u8>)] = &[
+        ("request", b"nonsense".to_vec()),
+        ("request", vec![0; 100]),
+        ("request", vec![0x30; MAX_CSR_BYTES + 1]),
+        ("request_signature", tampered),
+    ];
+    for (reason, der) in cases {
+        assert_eq!(CertificateRequest::from_der(der).unwrap_err().reason(), *reason);
+    }
+    assert_eq!(sign(&ca, &"x".repeat(MAX_CSR_BYTES + 1), None).unwrap_err().reason(), "request");
+    let only_p384 = IssuancePolicy { key_kinds: vec![KeyKind::EcP384], ..IssuancePolicy::default() };
+    let ca = Ca::create(domain(), &RootOptions::default(), only_p384, WallClock::system()).unwrap();
+    assert_eq!(sign(&ca, &csr(KeyKind::EcP256), None).unwrap_err(), CaError::Key { kind: "P-256".into() });
+}
+
+fn rcgen_der(pem: &str) -> Vec<u8> {
+    use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
+    CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
+}
+
+#[test]
+fn lifetimes_follow_the_policy() {
+    let ca = new_ca();
+    let now = SystemTime::now();
+    for (asked, given) in [(None, 24 * HOUR), (Some(Duration::ZERO), 24 * HOUR), (Some(HOUR), HOUR)] {
+        let issued = sign(&ca, &csr(KeyKind::EcP256), asked).unwrap();
+        let facts = CertificateFacts::read(&issued.chain[0]).unwrap();
+        let error = facts.not_after.duration_since(now + given).unwrap_or_else(|e| e.duration());
+        assert!(error < Duration::from_secs(5), "{asked:?}: {error:?}");
+        let backdated = now.duration_since(facts.not_before).unwrap();
+        assert!((Duration::from_secs(115)..Duration::from_secs(125)).contains(&backdated), "{backdated:?}");
+    }
+    let refused = sign(&ca, &csr(KeyKind::EcP256), Some(91 * 24 * HOUR)).unwrap_err();
+    assert!(refused.is_callers_fault() && refused.reason() == "lifetime", "{refused}");
+}
+
+#[test]
+fn a_certificate_never_outlives_its_issuer_and_an_expiring_issuer_refuses() {
+    let start = SystemTime::now();
+    let options = RootOptions { lifetime: 2 * HOUR, ..RootOptions::default() };
+    let at = |offset: Duration| WallClock::from_fn(move || start + offset);
+    let ca = Ca::create(domain(), &options, IssuancePolicy::default(), at(Duration::ZERO)).unwrap();
+    let root = CertificateFacts::read(&ca.bundle().roots()[0]).unwrap();
+    let issued = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    assert_eq!(CertificateFacts::read(&issued.chain[0]).unwrap().not_after, root.not_after);
+
+    let later =
+        Ca::load(domain(), &ca.to_pem(), IssuancePolicy::default(), at(2 * HOUR - Duration::from_secs(599)));
+    let refused = sign(&later.unwrap(), &csr(KeyKind::EcP256), None).unwrap_err();
+    assert_eq!(refused.reason(), "expiring");
+    let over = Ca::load(domain(), &ca.to_pem(), IssuancePolicy::default(), at(3 * HOUR)).unwrap_err();
+    assert_eq!(over.reason(), "expired");
+}
+
+#[test]
+fn serials_are_random_and_long() {
+    let ca = new_ca();
+    let request = csr(KeyKind::EcP256);
+    let serials: BTreeSet<_> = (0..50).map(|_| sign(&ca, &request, None).unwrap().serial).collect();
+    assert_eq!(serials.len(), 50, "the same key and request still get a new serial");
+    assert!(serials.iter().all(|serial| serial.len() == 32), "16 bytes: {serials:?}");
+}
+
+#[test]
+fn only_its_own_trust_domain() {
+    let ca = new_ca();
+    let foreign = SpiffeId::parse("spiffe://elsewhere/ns/a/sa/b").unwrap();
+    let request = csr(KeyKind::EcP256);
+    let refused = ca.sign(&SigningRequest { csr_pem: &request, id: &foreign, lifetime: None }).unwrap_err();
+    assert_eq!(refused.reason(), "identity");
+    let bare = domain().id();
+    let refused = ca.sign(&SigningRequest { csr_pem: &request, id: &bare, lifetime: None }).unwrap_err();
+    assert_eq!(refused, CaError::NoPath);
+}
+
+#[test]
+fn a_stored_ca_goes_on_where_it_was() {
+    let ca = new_ca();
+    let before = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    let again = Ca::load(domain(), &ca.to_pem(), IssuancePolicy::default(), WallClock::system()).unwrap();
+    assert_eq!(again.bundle(), ca.bundle());
+    let after = sign(&again, &csr(KeyKind::EcP256), None).unwrap();
+    assert!(verified(&again, &before).is_ok() && verified(&ca, &after).is_ok());
+    assert!(!format!("{:?}", ca.to_pem()).contains("PRIVATE"));
+}
+
+#[test]
+fn a_plugged_in_intermediate_signs_under_its_root() {
+    let root = CertifiedRoot::new();
+    let pem = root.intermediate();
+    let ca = Ca::load(domain(), &pem, IssuancePolicy::default(), WallClock::system()).unwrap();
+    let issued = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    assert_eq!(issued.chain.len(), 2);
+    assert_eq!(issued.roots, [root.0.der().clone()]);
+    assert!(verified(&ca, &issued).is_ok());
+    let texts = issued.to_pem_list();
+    assert_eq!(texts.len(), 3);
+    assert_eq!(texts[2], root.0.pem().replace("\r\n", "\n"));
+    let reloaded = Ca::load(domain(), &ca.to_pem(), IssuancePolicy::default(), WallClock::system()).unwrap();
+    assert!(verified(&reloaded, &sign(&reloaded, &csr(KeyKind::EcP256), None).unwrap()).is_ok());
+
+    let stranger = CaPem { roots: CertifiedRoot::new().0.pem(), ..pem.clone() };
+    let refused = Ca::load(domain(), &stranger, IssuancePolicy::default(), WallClock::system()).unwrap_err();
+    assert_eq!(refused.reason(), "unknown_issuer");
+    let wrong_key = CaPem { key: new_ca().to_pem().key, ..pem };
+    let refused = Ca::load(domain(), &wrong_key, IssuancePolicy::default(), WallClock::system()).unwrap_err();
+    assert_eq!(refused.reason(), "key");
+}
+
+struct CertifiedRoot(rcgen::CertifiedIssuer<'static, KeyPair>);
+
+impl CertifiedRoot {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "corporate root");
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Self(rcgen::CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn intermediate(&self) -> CaPem {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "mesh intermediate");
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        CaPem {
+            key: key.serialize_pem().into(),
+            certificate: certificate.pem(),
+            // As Istio's `cert-chain.pem`: the certificate itself, then its root.
+            chain: format!("{}{}", certificate.pem(), self.0.pem()),
+            roots: self.0.pem(),
+        }
+    }
+}
+
+#[test]
+fn a_root_is_replaced_in_three_steps() {
+    let ca = new_ca();
+    let old = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    let mut bundles = ca.watch_bundle();
+    assert_eq!(ca.activate_root().unwrap_err().reason(), "rotation");
+    assert_eq!(ca.retire_root().unwrap_err().reason(), "rotation");
+
+    ca.prepare_root(&RootOptions::default()).unwrap();
+    assert_eq!(ca.root_rotation(), RootRotation::Prepared);
+    assert!(bundles.has_changed().unwrap());
+    assert_eq!(bundles.borrow_and_update().roots().len(), 2);
+    let during = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    assert_eq!(during.roots.last(), old.roots.last(), "the old root still signs, and comes last");
+    assert_eq!(during.roots.len(), 2);
+    assert!(ca.prepare_root(&RootOptions::default()).is_err());
+
+    ca.activate_root().unwrap();
+    assert_eq!(ca.root_rotation(), RootRotation::Activated);
+    let new = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    assert_ne!(new.roots.last(), old.roots.last());
+    assert!(verified(&ca, &old).is_ok() && verified(&ca, &during).is_ok() && verified(&ca, &new).is_ok());
+
+    ca.retire_root().unwrap();
+    assert_eq!(ca.root_rotation(), RootRotation::Stable);
+    assert_eq!(ca.bundle().roots().len(), 1);
+    assert!(verified(&ca, &new).is_ok());
+    assert!(verified(&ca, &old).is_err() && verified(&ca, &during).is_err());
+}
+
+#[test]
+fn revoked_certificates_are_refused_and_others_are_not() {
+    let ca = new_ca();
+    let bad = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    let good = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    let (bad_peer, good_peer) = (verified(&ca, &bad).unwrap(), verified(&ca, &good).unwrap());
+    ca.revoke([&bad.serial]).unwrap();
+    assert_eq!(verified(&ca, &bad).unwrap_err(), X509Error::Revoked);
+    assert!(verified(&ca, &good).is_ok());
+    assert!(ca.bundle_set().is_revoked(&bad_peer));
+    assert!(!ca.bundle_set().is_revoked(&good_peer));
+    ca.revoke([&good.serial]).unwrap();
+    assert_eq!(
+        verified(&ca, &bad).unwrap_err(),
+        X509Error::Revoked,
+        "a list holds all that was revoked before"
+    );
+    assert_eq!(verified(&ca, &good).unwrap_err(), X509Error::Revoked);
+    assert!(ca.revoke(["not hexadecimal"]).is_err());
+}
+
+#[test]
+fn server_certificates_carry_dns_names_only() {
+    let ca = new_ca();
+    let names = ["istiod.istio-system.svc".to_owned(), "istiod".to_owned()];
+    let credential = ca.issue_server_certificate(&names, None).unwrap();
+    assert_eq!(credential.facts().dns_sans, names);
+    assert!(credential.id().is_none() && credential.facts().uri_sans.is_empty());
+    for bad in [vec![], vec!["not a name".to_owned()], vec!["spiffe://a/b".to_owned()]] {
+        assert_eq!(ca.issue_server_certificate(&bad, None).unwrap_err().reason(), "dns_name");
+    }
+}

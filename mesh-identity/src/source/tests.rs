@@ -1,1 +1,190 @@
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
+use super::*;
+use crate::{
+    Ca, SpiffeId, TrustDomain,
+    ca::{IssuancePolicy, RootOptions},
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A CA in the same process that can be switched off, and that notes when it was asked.
+#[derive(Clone)]
+struct TestCa {
+    ca: Arc<Ca>,
+    up: Arc<AtomicBool>,
+    asked: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl TestCa {
+    /// Certificates are valid for 24 hours and two minutes of backdating.
+    fn new(clock: &WallClock) -> Self {
+        let domain = TrustDomain::parse("td.example").unwrap();
+        let ca = Ca::create(domain, &RootOptions::default(), IssuancePolicy::default(), clock.clone());
+        let up = Arc::new(AtomicBool::new(true));
+        Self { ca: Arc::new(ca.unwrap()), up, asked: Arc::default() }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+impl SvidFetcher for TestCa {
+    async fn fetch(&self) -> Result<FetchedSvid, FetchError> {
+        self.asked.lock().unwrap().push(Instant::now());
+        if !self.up.load(Ordering::Relaxed) {
+            return Err(FetchError::new("down", "the CA is down"));
+        }
+        let id = SpiffeId::parse("spiffe://td.example/web").unwrap();
+        let credential = self.ca.issue_svid(&id, None).map_err(|e| FetchError::new(e.reason(), e))?;
+        Ok(FetchedSvid { credential: Arc::new(credential), bundles: self.ca.bundle_set() })
+    }
+}
+
+fn setup() -> (TestCa, SvidSource, WallClock) {
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let ca = TestCa::new(&clock);
+    let policy = RenewalPolicy::default().with_seed(7);
+    let source = SvidSource::spawn(ca.clone(), policy, clock.clone());
+    (ca, source, clock)
+}
+
+#[tokio::test(start_paused = true)]
+async fn renews_around_half_of_the_lifetime() {
+    let (ca, source, _) = setup();
+    source.ready().await;
+    let mut revisions = source.identity().subscribe();
+    for _ in 0..20 {
+        revisions.changed().await.unwrap();
+    }
+    let asked = ca.asked.lock().unwrap().clone();
+    let gaps: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.iter().all(|gap| (10 * HOUR..14 * HOUR).contains(gap)), "{gaps:?}");
+    assert!(gaps.iter().any(|gap| gap != &gaps[0]), "jitter moves them");
+    assert_eq!(source.status().failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_ca_is_survived_until_expiry_and_ends_by_itself() {
+    let (ca, source, clock) = setup();
+    source.ready().await;
+    let identity = source.identity().clone();
+    let first = identity.current().credential.clone().unwrap();
+    ca.up.store(false, Ordering::Relaxed);
+
+    // Renewal fails from half of the lifetime on; until its end the old certificate serves.
+    tokio::time::sleep(first.lifetime().mul_f64(0.9)).await;
+    assert!(identity.is_ready());
+    assert_eq!(identity.valid_credential().unwrap().serial(), first.serial());
+    let status = source.status();
+    assert!(status.failures > 100 && status.consecutive_failures > 100, "{status:?}");
+    assert_eq!(status.last_error.unwrap().reason, "down");
+
+    // Expiry: not ready, nothing is presented, and those who follow the identity are woken to see it.
+    let mut changes = identity.subscribe();
+    changes.mark_unchanged();
+    let woken = changes.changed();
+    tokio::time::timeout(3 * HOUR, woken).await.unwrap().unwrap();
+    assert!(clock.now() > first.not_after());
+    assert!(!identity.is_ready() && identity.valid_credential().is_none());
+    assert!(matches!(identity.state(), IdentityState::Expired { .. }));
+
+    // The CA comes back: ready again without anybody's help, within the longest pause.
+    ca.up.store(true, Ordering::Relaxed);
+    tokio::time::timeout(Duration::from_secs(31), identity.ready()).await.unwrap();
+    assert_ne!(identity.valid_credential().unwrap().serial(), first.serial());
+    assert_eq!(source.status().consecutive_failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_after_failures_grow_to_their_limit() {
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let ca = TestCa::new(&clock);
+    ca.up.store(false, Ordering::Relaxed);
+    let source = SvidSource::spawn(ca.clone(), RenewalPolicy::default().with_seed(1), clock);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(!source.identity().is_ready());
+    let asked = ca.asked.lock().unwrap().clone();
+    let gaps: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (index, gap) in gaps.iter().enumerate() {
+        let whole = Duration::from_millis(500 << index.min(6)).min(Duration::from_secs(30));
+        assert!(*gap >= whole / 2 && *gap <= whole + Duration::from_millis(2), "{index}: {gap:?}");
+    }
+    assert!((10..30).contains(&asked.len()), "{}", asked.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rotation_on_demand_answers_when_the_new_one_is_live() {
+    let (ca, source, _) = setup();
+    source.ready().await;
+    let old = source.identity().current().credential.clone().unwrap();
+    let rotated = source.rotate_now().await.unwrap();
+    assert_eq!(rotated.old_serial.as_deref(), Some(old.serial()));
+    assert_eq!(source.identity().current().credential.as_ref().unwrap().serial(), rotated.new_serial);
+    ca.up.store(false, Ordering::Relaxed);
+    let refused = source.rotate_now().await.unwrap_err();
+    assert_eq!(refused.reason, "down");
+    let current = source.identity().current().credential.as_ref().unwrap().serial().to_owned();
+    assert_eq!(current, rotated.new_serial);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_root_arrives_with_a_renewal() {
+    let (ca, source, _) = setup();
+    source.ready().await;
+    ca.ca.prepare_root(&RootOptions::default()).unwrap();
+    source.rotate_now().await.unwrap();
+    assert_eq!(source.identity().current().bundles.get("td.example").unwrap().roots().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_hangs_is_given_up() {
+    #[derive(Clone)]
+    struct Hangs;
+    impl SvidFetcher for Hangs {
+        async fn fetch(&self) -> Result<FetchedSvid, FetchError> {
+            std::future::pending().await
+        }
+    }
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let source = SvidSource::spawn(Hangs, RenewalPolicy::default().with_seed(1), clock);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(source.status().last_error.unwrap().reason, "timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_source_stops_renewal_and_keeps_the_identity() {
+    let (ca, source, _) = setup();
+    source.ready().await;
+    let identity = source.identity().clone();
+    drop(source);
+    let asked = ca.asked();
+    tokio::time::sleep(20 * HOUR).await;
+    assert_eq!(ca.asked(), asked);
+    assert!(identity.is_ready());
+}
+
+#[tokio::test]
+async fn files_are_read_as_an_identity() {
+    let clock = WallClock::system();
+    let ca = TestCa::new(&clock);
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let fetched = ca.fetch().await.unwrap();
+    std::fs::write(path("cert.pem"), fetched.credential.chain_pem()).unwrap();
+    std::fs::write(path("key.pem"), fetched.credential.key().to_pem().as_bytes()).unwrap();
+    let files = FileFetcher { chain: path("cert.pem"), key: path("key.pem"), roots: path("root.pem") };
+    assert_eq!(files.fetch().await.unwrap_err().reason, "file");
+    std::fs::write(path("root.pem"), ca.ca.bundle().to_pem()).unwrap();
+    let read = files.fetch().await.unwrap();
+    assert_eq!(read.credential.serial(), fetched.credential.serial());
+    std::fs::write(path("key.pem"), ca.fetch().await.unwrap().credential.key().to_pem().as_bytes()).unwrap();
+    assert_eq!(files.fetch().await.unwrap_err().reason, "key");
+}
