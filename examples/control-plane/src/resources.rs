@@ -26,6 +26,7 @@ pub use destination_rule::{
     TrafficPolicy, Warmup,
 };
 pub use meta::{Kind, Metadata, ObjectKey, Origin, ResourceError};
+pub(crate) use scalar::subset_of as scalar_subset;
 pub use scalar::{GoDuration, LabelSelector};
 pub use security::{
     Action, AuthorizationPolicy, Condition as RuleCondition, From as RuleFrom, MtlsMode, Operation,
@@ -34,7 +35,8 @@ pub use security::{
 pub use service_entry::{
     Location, Resolution, ServiceEntry, ServiceEntryPort, WorkloadEntry, WorkloadSelector,
 };
-pub use sidecar::{EgressListener, Sidecar};
+pub use sidecar::{EgressListener, OutboundMode, Sidecar};
+pub(crate) use validate::cidr as parse_cidr;
 pub use virtual_service::{
     Abort, CorsPolicy, Delay, Destination, DirectResponse, Fault, HeaderOperations, Headers, HttpMatch,
     HttpMirror, HttpRewrite, HttpRoute, L4Match, Percent, PortSelector, Redirect, RegexRewrite, Retry,
