@@ -7,6 +7,7 @@ mod decision;
 mod error;
 mod injector;
 pub mod json;
+pub mod offline;
 mod overrides;
 pub mod patch;
 mod pod;

@@ -195,3 +195,40 @@ fn handler_mut<'a>(container: &'a mut Value, field: &str) -> Option<&'a mut Map<
     // An agent cannot speak gRPC's health protocol for a hook: such a hook stays as it is.
     (!hook || !handler.contains_key("grpc")).then_some(handler)
 }
+
+/// Put the published probes back into their containers; names those whose ports were names once (they cannot be told
+/// from numbers any more, so every container with a named port is listed).
+pub(crate) fn restore(pod_out: &mut Value, probers: &Map<String, Value>) -> Vec<String> {
+    let mut numbered = Vec::new();
+    for list in ["initContainers", "containers"] {
+        if pod::list(pod_out, list).is_empty() {
+            continue;
+        }
+        for container in pod::list_mut(pod_out, list) {
+            let name = pod::name_of(container).to_owned();
+            for (field, prefix, suffix) in HANDLERS {
+                let path = format!("/{prefix}/{name}/{suffix}");
+                let Some(original) = probers.get(&path).and_then(Value::as_object) else { continue };
+                let Some(handler) = handler_mut(container, field) else { continue };
+                if handler.get("httpGet").and_then(|get| get.get("path")).and_then(Value::as_str)
+                    != Some(&path)
+                {
+                    continue;
+                }
+                handler.remove("httpGet");
+                for kind in ["httpGet", "tcpSocket", "grpc"] {
+                    if let Some(action) = original.get(kind) {
+                        let action = crate::values::without_nulls(action).unwrap_or_else(|| json!({}));
+                        handler.insert(kind.to_owned(), action);
+                    }
+                }
+                let ports = container.get("ports").and_then(Value::as_array);
+                let named = ports.into_iter().flatten().any(|port| !pod::name_of(port).is_empty());
+                if named && !numbered.contains(&name) {
+                    numbered.push(name.clone());
+                }
+            }
+        }
+    }
+    numbered
+}

@@ -19,7 +19,9 @@ pub(super) fn annotations(context: &TemplateContext<'_>, annotations: &mut Map<S
         context.annotation_or(a::INCLUDE_OUTBOUND_RANGES, &values.include_ip_ranges),
     );
     let excluded = context.annotation_or(a::EXCLUDE_OUTBOUND_RANGES, &values.exclude_ip_ranges);
-    set(a::EXCLUDE_OUTBOUND_RANGES, excluded);
+    if !excluded.is_empty() {
+        set(a::EXCLUDE_OUTBOUND_RANGES, excluded);
+    }
     set(
         a::INCLUDE_INBOUND_PORTS,
         context.annotation_or(a::INCLUDE_INBOUND_PORTS, &values.include_inbound_ports),
