@@ -1,0 +1,449 @@
+//! Runs pods: network, volumes, processes; keeps their status where the control plane and people can read it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::cluster::Cluster;
+use crate::error::{During as _, LabError, Result};
+use crate::http::{self, Answer, Call};
+use crate::netns::NetNs;
+use crate::network::{NODE_IP, NodeNetwork};
+use crate::objects::Key;
+use crate::pod::container::{self, Output};
+use crate::pod::environment::{self, Facts};
+use crate::pod::lifecycle::{self, Context};
+use crate::pod::process;
+use crate::pod::spec::PodSpec;
+use crate::pod::status::{Phase, PodStatus};
+use crate::pod::volumes::{self, Sources};
+use crate::sandbox::{Bind, Process, Sandbox};
+use crate::state::{private_dir, write_atomically};
+use crate::tokens::{Holder, TokenIssuer};
+
+/// The node's name.
+pub(crate) const NODE_NAME: &str = "lab-node";
+/// How long a pod waits for what its volumes are made of.
+const VOLUME_LIMIT: Duration = Duration::from_secs(30);
+/// Tokens live for an hour; renewed at 80 %.
+const TOKEN_RENEWAL: Duration = Duration::from_secs(48 * 60);
+
+/// The kubelet of one lab.
+#[derive(Debug)]
+pub(crate) struct Kubelet {
+    cluster: Arc<Cluster>,
+    network: NodeNetwork,
+    tokens: Arc<TokenIssuer>,
+    pods: Mutex<BTreeMap<Key, Arc<Pod>>>,
+    next: Mutex<u32>,
+    cpus: u64,
+    memory: u64,
+}
+
+/// An address and namespace that outlive a run, so that a restarted control plane keeps its address.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) net: NetNs,
+    pub(crate) ip: Ipv4Addr,
+    number: u32,
+}
+
+/// A pod that was started.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) key: Key,
+    pub(crate) place: Place,
+    /// The patched object with its status, as last published.
+    pub(crate) object: Value,
+    context: Arc<Context>,
+    directory: PathBuf,
+    stop: watch::Sender<Option<Duration>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What `ps`, `exec` and `logs` read.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Listing {
+    pub(crate) pods: BTreeMap<String, PodEntry>,
+}
+
+/// A pod in a [`Listing`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PodEntry {
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) status: PodStatus,
+    /// Identity and environment by container, for `exec`.
+    pub(crate) processes: BTreeMap<String, Process>,
+    /// The container that commands go to unless another is named.
+    pub(crate) default_container: String,
+}
+
+impl Kubelet {
+    /// Prepares the node: network, token key.
+    pub(crate) async fn create(cluster: Arc<Cluster>) -> Result<Self> {
+        let network = NodeNetwork::create().await?;
+        let tokens = Arc::new(TokenIssuer::create(&cluster.paths.jwks)?);
+        fs::write(cluster.paths.pods.join("resolv.conf"), "options timeout:1 attempts:1\n")
+            .during("write resolv.conf")?;
+        fs::write(cluster.paths.pods.join("nsswitch.conf"), "passwd: files\ngroup: files\nhosts: files\n")
+            .during("write nsswitch.conf")?;
+        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+        Ok(Self {
+            cluster,
+            network,
+            tokens,
+            pods: Mutex::new(BTreeMap::new()),
+            next: Mutex::new(2),
+            cpus,
+            memory: machine_memory(),
+        })
+    }
+
+    /// A network namespace on the bridge.
+    pub(crate) async fn place(&self) -> Result<Place> {
+        let number = {
+            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            *next += 1;
+            *next - 1
+        };
+        let [_, _, high, low] = number.to_be_bytes();
+        let ip = Ipv4Addr::new(10, 244, high, low);
+        let net = NetNs::create().await?;
+        self.network.attach(&net, number, ip).await?;
+        Ok(Place { net, ip, number })
+    }
+
+    /// Starts the (patched) pod in `place`. With `publish`, the control plane sees its object and status.
+    pub(crate) async fn start(&self, mut object: Value, place: Place, publish: bool) -> Result<Arc<Pod>> {
+        let key = Key::of(&object).ok_or_else(|| LabError::Usage(String::from("a pod without a name")))?;
+        let start_time = now();
+        object["metadata"]["namespace"] = json!(key.namespace);
+        object["spec"]["nodeName"] = json!(NODE_NAME);
+        let spec = PodSpec::parse(&key.to_string(), &object)?;
+        let initial = lifecycle::initial_status(&spec);
+        object["status"] = initial.to_json(place.ip, NODE_IP, &start_time);
+        if publish {
+            self.publish(&key, &object)?;
+        }
+        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or(&key.name);
+        let directory = self.cluster.paths.pods.join(uid);
+        private_dir(&directory)?;
+        let logs = self.cluster.paths.logs.join(format!("{}_{}", key.namespace, key.name));
+        private_dir(&logs)?;
+        let volumes = self.volumes(&key, &object, &spec, &directory).await?;
+        let sandboxes = self.sandboxes(&key, &object, &spec, &place, &directory, &volumes)?;
+        let (status, _) = watch::channel(initial);
+        let context = Arc::new(Context { spec, ip: place.ip, sandboxes, logs, status });
+        let (stop, stopped) = watch::channel(None);
+        let task = tokio::spawn(lifecycle::run(Arc::clone(&context), stopped));
+        let pod = Arc::new(Pod {
+            key: key.clone(),
+            place,
+            object,
+            context,
+            directory,
+            stop,
+            task: Mutex::new(Some(task)),
+        });
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&pod));
+        tokio::spawn(follow(Arc::downgrade(&pod), self.cluster.paths.status.clone(), publish, start_time));
+        tokio::spawn(renew(Arc::downgrade(&pod), Arc::clone(&self.cluster), Arc::clone(&self.tokens)));
+        Ok(pod)
+    }
+
+    /// Stops a pod and forgets it.
+    pub(crate) async fn remove(&self, key: &Key, grace: Duration) -> Result<()> {
+        let pod = self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        let Some(pod) = pod else { return Ok(()) };
+        pod.stop(grace).await;
+        let published = self.cluster.paths.status.join(key.file_name());
+        if published.exists() {
+            fs::remove_file(&published).during(format!("remove {}", published.display()))?;
+        }
+        self.network.detach(pod.place.number).await
+    }
+
+    /// Stops everything, all pods at once.
+    pub(crate) async fn stop_all(&self, grace: Duration) {
+        let pods = std::mem::take(&mut *self.pods.lock().unwrap_or_else(PoisonError::into_inner));
+        futures_util::future::join_all(pods.values().map(|pod| pod.stop(grace))).await;
+    }
+
+    /// All pods.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Rewrites `/etc/hosts` of every pod in place, after services changed.
+    pub(crate) fn refresh_hosts(&self) -> Result<()> {
+        for pod in self.pods() {
+            let hosts = self.cluster.hosts(&pod.key.namespace, &pod.key.name, pod.place.ip);
+            let path = pod.directory.join("hosts");
+            fs::write(&path, hosts).during(format!("write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The state for other processes of the user.
+    pub(crate) fn listing(&self) -> Listing {
+        let mut listing = Listing::default();
+        for pod in self.pods() {
+            let processes = pod.context.sandboxes.iter();
+            listing.pods.insert(
+                format!("{}/{}", pod.key.namespace, pod.key.name),
+                PodEntry {
+                    ip: pod.place.ip,
+                    status: pod.status(),
+                    processes: processes
+                        .map(|(name, sandbox)| (name.clone(), sandbox.process.clone()))
+                        .collect(),
+                    default_container: pod.default_container().to_owned(),
+                },
+            );
+        }
+        listing
+    }
+
+    fn publish(&self, key: &Key, object: &Value) -> Result<()> {
+        write_atomically(&self.cluster.paths.status.join(key.file_name()), object.to_string().as_bytes())
+    }
+
+    /// Makes the volumes; what the control plane has not published yet is waited for.
+    async fn volumes(
+        &self,
+        key: &Key,
+        object: &Value,
+        spec: &PodSpec,
+        directory: &Path,
+    ) -> Result<BTreeMap<String, PathBuf>> {
+        let deadline = Instant::now() + VOLUME_LIMIT;
+        loop {
+            let made = with_sources(&self.cluster, &self.tokens, key, object, spec, |sources| {
+                volumes::make(sources, spec, &directory.join("volumes"))
+            });
+            match made {
+                Err(LabError::Object { .. }) if Instant::now() < deadline => {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                made => return made,
+            }
+        }
+    }
+
+    fn sandboxes(
+        &self,
+        key: &Key,
+        object: &Value,
+        spec: &PodSpec,
+        place: &Place,
+        directory: &Path,
+        volumes: &BTreeMap<String, PathBuf>,
+    ) -> Result<BTreeMap<String, Sandbox>> {
+        let name = key.to_string();
+        let paths = &self.cluster.paths;
+        let hosts = directory.join("hosts");
+        fs::write(&hosts, self.cluster.hosts(&key.namespace, &key.name, place.ip)).during("write hosts")?;
+        let etc =
+            |source: PathBuf, target: &str| Bind { source, target: PathBuf::from(target), read_only: false };
+        let data = |kind: &str, name: &str| self.cluster.data(&key.namespace, kind, name);
+        let facts = Facts {
+            object: &name,
+            pod: object,
+            spec,
+            data: &data,
+            node_cpus: self.cpus,
+            node_memory: self.memory,
+        };
+        let mut sandboxes = BTreeMap::new();
+        for container in spec.init_containers.iter().chain(&spec.containers) {
+            let env = environment::resolve(&facts, container)?;
+            let mut binds = vec![
+                etc(hosts.clone(), "/etc/hosts"),
+                etc(paths.pods.join("resolv.conf"), "/etc/resolv.conf"),
+                etc(paths.pods.join("nsswitch.conf"), "/etc/nsswitch.conf"),
+            ];
+            binds.extend(volumes::binds(&name, &container.volume_mounts, volumes)?);
+            let sandbox = Sandbox {
+                net_ns: place.net.path(),
+                hostname: key.name.clone(),
+                root: paths.root.clone(),
+                program: paths.program.clone(),
+                binds,
+                read_only_root: container.security_context.read_only_root_filesystem,
+                process: process::of(&name, spec, container, env)?,
+            };
+            sandboxes.insert(container.name.clone(), sandbox);
+        }
+        Ok(sandboxes)
+    }
+}
+
+/// Runs `work` with what volumes of the pod are filled from.
+fn with_sources<T>(
+    cluster: &Cluster,
+    tokens: &TokenIssuer,
+    key: &Key,
+    object: &Value,
+    spec: &PodSpec,
+    work: impl FnOnce(&Sources<'_>) -> Result<T>,
+) -> Result<T> {
+    let holder = Holder {
+        namespace: key.namespace.clone(),
+        service_account: spec.service_account().to_owned(),
+        pod: key.name.clone(),
+        uid: object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned(),
+    };
+    work(&Sources {
+        object: &key.to_string(),
+        pod: object,
+        data: &|kind, name| cluster.data(&key.namespace, kind, name),
+        token: &|audience, seconds| tokens.issue(&holder, audience, seconds),
+    })
+}
+
+/// Publishes every change of a pod's status while the pod exists.
+async fn follow(pod: std::sync::Weak<Pod>, directory: PathBuf, publish: bool, start_time: String) {
+    let Some(mut changes) = pod.upgrade().map(|pod| pod.context.status.subscribe()) else { return };
+    let mut last = None;
+    loop {
+        let Some(pod) = pod.upgrade() else { return };
+        let status = changes.borrow_and_update().clone();
+        let json = status.to_json(pod.place.ip, NODE_IP, &start_time);
+        if publish && last.as_ref() != Some(&json) {
+            let mut object = pod.object.clone();
+            object["status"] = json.clone();
+            let path = directory.join(pod.key.file_name());
+            if let Err(error) = write_atomically(&path, object.to_string().as_bytes()) {
+                tracing::error!(pod = %pod.key, %error, "cannot publish a pod's status");
+            }
+            last = Some(json);
+        }
+        drop(pod);
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Renews a pod's tokens while it exists.
+async fn renew(pod: std::sync::Weak<Pod>, cluster: Arc<Cluster>, tokens: Arc<TokenIssuer>) {
+    loop {
+        sleep(TOKEN_RENEWAL).await;
+        let Some(pod) = pod.upgrade() else { return };
+        let spec = &pod.context.spec;
+        let renewed = with_sources(&cluster, &tokens, &pod.key, &pod.object, spec, |sources| {
+            volumes::refresh(sources, spec, &pod.directory.join("volumes"))
+        });
+        if let Err(error) = renewed {
+            tracing::error!(pod = %pod.key, %error, "cannot renew a pod's tokens");
+        }
+    }
+}
+
+impl Pod {
+    /// What is known now.
+    pub(crate) fn status(&self) -> PodStatus {
+        self.context.status.borrow().clone()
+    }
+
+    /// The container that commands go to unless another is named: the first app container.
+    pub(crate) fn default_container(&self) -> &str {
+        self.context.spec.containers.first().map_or("", |container| container.name.as_str())
+    }
+
+    /// Waits until the pod takes traffic; a pod that failed for good is an error at once.
+    pub(crate) async fn wait_ready(&self, limit: Duration) -> Result<()> {
+        let mut changes = self.context.status.subscribe();
+        let done = changes.wait_for(|status| status.ready || status.phase == Phase::Failed);
+        let ready = matches!(timeout(limit, done).await, Ok(Ok(status)) if status.ready);
+        if ready {
+            return Ok(());
+        }
+        let detail = format!(": {}{}", self.status().summary(), self.last_lines());
+        Err(LabError::Timeout { what: format!("{} ready", self.key), seconds: limit.as_secs(), detail })
+    }
+
+    /// The end of each container's log, for errors.
+    pub(crate) fn last_lines(&self) -> String {
+        let mut out = String::new();
+        for name in self.context.sandboxes.keys() {
+            let text = fs::read_to_string(self.context.log(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(8).collect();
+            for line in lines.into_iter().rev() {
+                out.push_str(&format!("\n    {name} | {line}"));
+            }
+        }
+        out
+    }
+
+    /// The main process of a container.
+    pub(crate) fn pid(&self, container: &str) -> Result<i32> {
+        let status = self.status();
+        let pid = status.containers.get(container).and_then(|status| status.pid);
+        pid.ok_or_else(|| LabError::process(format!("{} {container}", self.key), "is not running"))
+    }
+
+    /// Runs a command in a container to its end.
+    pub(crate) async fn exec(&self, container: &str, argv: &[&str], limit: Duration) -> Result<Output> {
+        let (program, process) = self.command_process(container, argv)?;
+        container::run_in(&program, self.pid(container)?, &process, limit).await
+    }
+
+    /// A command in a container whose standard streams the caller sets.
+    pub(crate) fn command(&self, container: &str, argv: &[&str]) -> Result<Command> {
+        let (program, process) = self.command_process(container, argv)?;
+        container::enter(&program, self.pid(container)?, &process)
+    }
+
+    fn command_process(&self, container: &str, argv: &[&str]) -> Result<(PathBuf, Process)> {
+        let sandbox = self
+            .context
+            .sandboxes
+            .get(container)
+            .ok_or_else(|| LabError::Usage(format!("{} has no container {container}", self.key)))?;
+        let argv = argv.iter().map(|word| String::from(*word)).collect();
+        Ok((sandbox.program.clone(), Process { argv, ..sandbox.process.clone() }))
+    }
+
+    /// An HTTP exchange with a loopback port inside the pod, as somebody who entered its network namespace.
+    pub(crate) async fn local(&self, port: u16, call: Call) -> Result<Answer> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let stream = self.place.net.connect(address, Duration::from_secs(3)).await.map_err(|error| {
+            LabError::Http { url: format!("{} {address}", self.key), message: error.to_string() }
+        })?;
+        http::send(stream, call).await
+    }
+
+    /// Ends the pod: apps first, sidecars last.
+    pub(crate) async fn stop(&self, grace: Duration) {
+        self.stop.send_replace(Some(grace));
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+}
+
+/// Memory of the machine in bytes; what a container without a limit is told.
+fn machine_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+fn now() -> String {
+    let now =
+        time::OffsetDateTime::now_utc().replace_nanosecond(0).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+}
