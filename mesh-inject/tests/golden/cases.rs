@@ -53,8 +53,11 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     let index = json_file(&folder.join("index.json"));
     let mut trials = Vec::new();
     for (i, case) in index["cases"].as_array().expect("index.json has cases").iter().enumerate() {
-        let golden =
-            case["golden"].as_str().or(case["input"].as_str()).unwrap_or_default().replace("cases/", "");
+        let golden = case["golden"]
+            .as_str()
+            .or_else(|| case["input"].as_str())
+            .unwrap_or_default()
+            .replace("cases/", "");
         for webhook in [false, true] {
             let runs = if webhook { &case["run_webhook"] } else { &case["run_kube_inject"] };
             if runs != &json!(true) && case.get("expected_error_contains_ci").is_none_or(Value::is_null) {

@@ -13,7 +13,7 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     for file in ["tests.json", "spec_tests.json"] {
         let cases = json_file(&folder.join(file));
         for (i, case) in cases.as_array().expect("a list of cases").iter().enumerate() {
-            let comment = case["comment"].as_str().or(case["error"].as_str()).unwrap_or_default();
+            let comment = case["comment"].as_str().or_else(|| case["error"].as_str()).unwrap_or_default();
             let name = format!("patch::{file}::{i:03} {comment}");
             let disabled = case["disabled"].as_bool() == Some(true) || case.get("doc").is_none();
             let case = case.clone();

@@ -37,7 +37,10 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
             if row["in"]["$call"] == json!("?") {
                 continue;
             }
-            let name = row["name"].as_str().or(row["desc"].as_str()).or(row["meta"]["name"].as_str());
+            let name = row["name"]
+                .as_str()
+                .or_else(|| row["desc"].as_str())
+                .or_else(|| row["meta"]["name"].as_str());
             let name = format!("tables::{table}::{i:02} {}", name.unwrap_or_default());
             trials.push(Trial::test(name, move || check(&row)));
         }

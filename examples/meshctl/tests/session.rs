@@ -1,0 +1,135 @@
+//! The program as people run it: files in, text out.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use mesh_inject::offline::parse_documents;
+use mesh_inject::patch::Patch;
+use serde_json::Value;
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio-injection: enabled}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, namespace: shop}
+data: {mode: '0644', answer: 'yes', script: \"a\\nb\\n\"}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - {name: web, image: example/web, securityContext: {runAsUser: 1337}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: plain, namespace: other}
+spec: {containers: [{name: a}]}
+";
+
+fn meshctl(arguments: &[&str], input: &str, env: &[(&str, &str)]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_meshctl"))
+        .args(arguments)
+        .env_remove("ENABLE_NATIVE_SIDECARS")
+        .env_remove("PLATFORM")
+        .env_remove("COMPLIANCE_POLICY")
+        .envs(env.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn init_names(deployment: &Value) -> Vec<&str> {
+    let list = deployment["spec"]["template"]["spec"]["initContainers"].as_array();
+    list.into_iter().flatten().filter_map(|container| container["name"].as_str()).collect()
+}
+
+#[test]
+fn inject_patch_and_uninject_agree() {
+    let input = parse_documents(SHOP).unwrap();
+    let injected = meshctl(&["inject", "-f", "-"], SHOP, &[]);
+    assert!(injected.status.success(), "{}", text(&injected.stderr));
+    assert!(text(&injected.stderr).contains("runAsUser is 1337"), "{}", text(&injected.stderr));
+    let documents = parse_documents(&text(&injected.stdout)).unwrap();
+    assert_eq!(documents[..2], input[..2]);
+    assert_eq!(init_names(&documents[2]), ["istio-init", "istio-proxy"]);
+
+    let patches = text(&meshctl(&["inject", "-f", "-", "-o", "patch"], SHOP, &[]).stdout);
+    for ((line, before), after) in patches.lines().zip(&input).zip(&documents) {
+        let patch: Patch = serde_json::from_str(line).unwrap();
+        assert_eq!(&patch.apply(before).unwrap(), after);
+    }
+    let list: Value =
+        serde_json::from_slice(&meshctl(&["inject", "-f", "-", "-o", "json"], SHOP, &[]).stdout).unwrap();
+    assert_eq!(list["items"].as_array().unwrap(), &documents);
+
+    let back = meshctl(&["uninject", "-f", "-"], &text(&injected.stdout), &[]);
+    assert_eq!(parse_documents(&text(&back.stdout)).unwrap(), input);
+}
+
+#[test]
+fn settings_come_from_files_environment_and_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let values = folder.path().join("values.json");
+    std::fs::write(
+        &values,
+        r#"{"values":{"global":{"hub":"h","tag":7}},"mesh_configmap":{"trustDomain":"td"}}"#,
+    )
+    .unwrap();
+    let mesh = folder.path().join("mesh.yaml");
+    std::fs::write(&mesh, "defaultConfig: {concurrency: 3}\n").unwrap();
+    let arguments = |more: &[&str]| {
+        let mut all = vec!["inject", "-f", "-", "-o", "json", "--injector-values", values.to_str().unwrap()];
+        all.extend(["--mesh-config", mesh.to_str().unwrap(), "--revision", "canary"]);
+        all.extend(more);
+        let output = meshctl(&all, SHOP, &[("ENABLE_NATIVE_SIDECARS", "false")]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["items"][2].clone()
+    };
+    let classic = arguments(&[]);
+    assert_eq!(init_names(&classic), ["istio-init"]);
+    let proxy = &classic["spec"]["template"]["spec"]["containers"][1];
+    assert_eq!(proxy["image"], "h/mesh-sidecar:7");
+    let env = proxy["env"].to_string();
+    assert!(env.contains("{\\\"concurrency\\\":3}") && env.contains("\"td\""), "{env}");
+    assert_eq!(classic["spec"]["template"]["metadata"]["annotations"]["istio.io/rev"], "canary");
+    assert_eq!(init_names(&arguments(&["--native-sidecars=true"])), ["istio-init", "istio-proxy"]);
+}
+
+#[test]
+fn check_inject_names_the_webhook_and_the_reason() {
+    let output = meshctl(&["check-inject", "-f", "-"], SHOP, &[]);
+    let table = text(&output.stdout);
+    assert!(table.contains("Deployment shop/web: injected"), "{table}");
+    assert!(table.contains("Pod other/plain: NOT injected\n  no webhook selects the pod"), "{table}");
+    assert!(table.contains("namespace label istio-injection In [enabled] (it is not set)"), "{table}");
+    let output = meshctl(&["check-inject", "-f", "-", "-o", "json", "-n", "shop", "web"], SHOP, &[]);
+    let answers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answers.as_array().unwrap().len(), 1);
+    assert_eq!(answers[0]["injected"], true);
+    assert!(!meshctl(&["check-inject", "-f", "-", "nobody"], SHOP, &[]).status.success());
+}
+
+#[test]
+fn refusals_name_field_and_value_and_write_nothing() {
+    let bad = SHOP.replace("{labels: {app: web}}", "{annotations: {sidecar.istio.io/proxyCPU: lots}}");
+    let output = meshctl(&["inject", "-f", "-"], &bad, &[]);
+    assert!(!output.status.success() && output.stdout.is_empty());
+    let message = text(&output.stderr);
+    assert!(message.contains("sidecar.istio.io/proxyCPU") && message.contains("lots"), "{message}");
+    assert!(!meshctl(&["inject", "-f", "-"], "a: [", &[]).status.success());
+}
