@@ -17,6 +17,7 @@ mod rbac;
 mod route;
 mod tls;
 
+pub(crate) use self::http::names;
 pub use access_log::{AccessLog, AccessLogFilter, AccessLogFormat};
 pub use cluster::{
     CircuitBreakers, Cluster, ClusterService, Discovery, HashFunction, LbPolicy, OutlierDetection,
@@ -32,6 +33,7 @@ pub use http::{
     SetClientCertDetails,
 };
 pub use listener::{Direction, Inspector, Listener, ListenerFilters, PortPredicate};
+pub(crate) use matcher::is_grpc;
 pub use matcher::{
     HeaderMatch, HeaderMatcher, QueryMatch, QueryMatcher, Regex, StringMatcher, StringPattern,
 };

@@ -22,6 +22,11 @@ pub trait HttpFilter: Send + Sync + fmt::Debug + 'static {
         Flow::Continue
     }
 
+    /// Whether [`request_body`](Self::request_body) and [`response_body`](Self::response_body) do anything. Asked once.
+    fn wraps_bodies(&self) -> bool {
+        false
+    }
+
     /// Wraps the request's body. Called once, after every `on_request` said go on.
     fn request_body(&self, _cx: &mut RequestContext, body: Body) -> Body {
         body

@@ -1,10 +1,18 @@
 //! The HTTP side of the data path.
 
-/// The host a request names: the authority of its target, else its `host` header.
-#[must_use]
-pub(crate) fn host(head: &::http::request::Parts) -> Option<&str> {
-    match head.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => head.headers.get(::http::header::HOST)?.to_str().ok(),
-    }
-}
+mod exchange;
+mod headers;
+mod manager;
+mod path;
+mod pipeline;
+mod reply;
+mod retry;
+mod router;
+mod routes;
+mod serve;
+mod upgrade;
+
+pub(crate) use headers::host;
+pub(crate) use manager::{HttpConnection, ManagerRuntime};
+pub(crate) use routes::{RouteSlot, RouteTable, choose_weighted, cluster_name, per_filter};
+pub(crate) use serve::serve;

@@ -15,6 +15,7 @@ mod shared;
 mod snapshot;
 
 pub use handle::Handle;
+pub(crate) use shared::Shared;
 pub use snapshot::{ClusterSnapshot, ConnectionSnapshot, EndpointSnapshot, Missing};
 
 /// What identifies this proxy's workload in Istio's metrics. Empty values print as `unknown`.
@@ -177,5 +178,11 @@ impl Proxy {
 
     fn start(builder: ProxyBuilder) -> Result<Self, BuildError> {
         Ok(Self { handle: Handle { shared: shared::Shared::start(builder)? } })
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.handle.shared.stop_workers();
     }
 }

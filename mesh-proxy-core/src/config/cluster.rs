@@ -80,6 +80,12 @@ impl Cluster {
         }
     }
 
+    /// Whether a transport takes its server name from the request.
+    pub(crate) fn wants_host_name(&self) -> bool {
+        let all = self.transport_matches.iter().map(|m| &m.socket).chain([&self.transport]);
+        all.into_iter().any(|socket| matches!(socket, TransportSocket::Tls(tls) if tls.auto_sni))
+    }
+
     /// The name that statistics carry.
     #[must_use]
     pub fn stat_name(&self) -> &Arc<str> {

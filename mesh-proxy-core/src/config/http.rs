@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{AccessLog, HeaderMatcher, HeaderOperations, Rbac, RouteConfiguration, StringMatcher};
 
@@ -418,10 +418,4 @@ pub(crate) mod names {
     pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
     pub(crate) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
     pub(crate) const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-}
-
-/// Methods whose requests carry no body unless headers say so.
-#[must_use]
-pub(crate) fn bodyless(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::CONNECT | Method::DELETE | Method::OPTIONS)
 }

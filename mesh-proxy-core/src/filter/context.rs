@@ -6,9 +6,11 @@ use http::Extensions;
 use tokio::time::Instant;
 
 use crate::{
-    config::{Direction, Route, RouteConfiguration},
+    config::{AlpnOverride, Direction, PerFilterConfig, Route},
+    http::{RouteTable, per_filter},
     telemetry::ResponseFlags,
     tls::TlsSession,
+    worker::Worker,
 };
 
 /// A downstream connection, known before its first byte is handled.
@@ -32,6 +34,8 @@ pub struct ConnectionInfo {
     pub tls: Option<TlsSession>,
     /// When it was accepted.
     pub start: Instant,
+    /// The interned identity of the peer: its address keys metrics.
+    pub(crate) peer_key: Option<Arc<str>>,
 }
 
 impl ConnectionInfo {
@@ -67,8 +71,15 @@ pub struct RequestContext {
     pub(crate) connection: Arc<ConnectionInfo>,
     pub(crate) start: Instant,
     pub(crate) start_time: SystemTime,
-    pub(crate) routes: Option<Arc<RouteConfiguration>>,
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) routes: Option<Arc<RouteTable>>,
+    /// Index of the virtual host.
+    pub(crate) host: usize,
     pub(crate) route: Option<Arc<Route>>,
+    /// Index of the weighted cluster.
+    pub(crate) weighted: Option<usize>,
+    /// `istio.alpn` is in the chain.
+    pub(crate) alpn: Option<AlpnOverride>,
     pub(crate) upstream: UpstreamInfo,
     pub(crate) flags: ResponseFlags,
     pub(crate) details: Option<Arc<str>>,
@@ -132,6 +143,25 @@ impl RequestContext {
     #[must_use]
     pub fn metadata(&self, filter: &str, key: &str) -> Option<&str> {
         self.metadata.iter().rev().find(|(f, k, _)| &**f == filter && &**k == key).map(|(_, _, v)| &**v)
+    }
+
+    /// What the route, its virtual host or cluster says to the filter of this name, the most specific first.
+    #[must_use]
+    pub fn per_filter(&self, filter: &str) -> Option<&PerFilterConfig> {
+        let table = self.routes.as_ref().filter(|t| t.per_filter)?;
+        per_filter(table, self.host, self.route.as_ref()?, self.weighted, filter)
+    }
+
+    /// A uniform random number from the proxy's (seedable) source.
+    #[must_use]
+    pub fn random(&self) -> u64 {
+        self.worker.random()
+    }
+
+    /// The cluster that the route sends this request to, where the route says so.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<str>> {
+        crate::http::cluster_name(self.route.as_ref()?, self.weighted)
     }
 
     /// A filter's own state for this request.

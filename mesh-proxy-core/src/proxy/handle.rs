@@ -119,6 +119,11 @@ impl Handle {
         self.shared.prometheus()
     }
 
+    /// Writes buffered access-log lines and waits for it (at most 5 s).
+    pub fn flush_access_logs(&self) {
+        self.shared.flush_logs();
+    }
+
     /// Drains inbound listeners (or all): new connections are still accepted, every response says
     /// `connection: close` or GOAWAY. Outbound traffic goes on. Cannot be undone.
     pub fn drain(&self, inbound_only: bool) {

@@ -1,0 +1,326 @@
+//! The TCP proxy: bytes to a cluster, both directions, with half-close.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::{
+    config::{ClusterSpecifier, Direction, TcpProxy},
+    error::ConfigError,
+    filter::{ConnectionInfo, UpstreamInfo},
+    http::choose_weighted,
+    lifecycle::{KILLED, Lifecycle},
+    net::Stream,
+    proxy::Shared,
+    telemetry::{Counter, Gauge, Logs, Record, ResponseFlags, SeriesKey, SeriesLabels},
+    upstream::{
+        ClusterRuntime, ConnectError, ConnectOptions, Host, Outcome, Permit, Pick, Resource, connect, record,
+    },
+    worker::Worker,
+};
+
+/// Copy buffers, per direction.
+const BUFFER: usize = 16 * 1024;
+
+/// A compiled TCP proxy.
+#[derive(Debug)]
+pub(crate) struct TcpRuntime {
+    config: TcpProxy,
+    logs: Logs,
+    cx_total: Arc<Counter>,
+    cx_active: Arc<Gauge>,
+    rx_bytes: Arc<Counter>,
+    tx_bytes: Arc<Counter>,
+    idle_timeout: Arc<Counter>,
+}
+
+impl TcpRuntime {
+    pub(crate) fn compile(config: &TcpProxy, shared: &Shared) -> Result<Self, ConfigError> {
+        if matches!(config.cluster, ClusterSpecifier::Header(_)) {
+            return Err(ConfigError::invalid("tcp_proxy.cluster", "header", "TCP has no headers"));
+        }
+        let prefix = config.stat_prefix.trim_end_matches(';');
+        let counter = |tail: &str| shared.stats().counter(&format!("tcp.{prefix}.{tail}"));
+        Ok(Self {
+            logs: Logs::compile(&config.access_logs, &shared.logs)?,
+            cx_total: counter("downstream_cx_total"),
+            cx_active: shared.stats().gauge(&format!("tcp.{prefix}.downstream_cx_active")),
+            rx_bytes: counter("downstream_cx_rx_bytes_total"),
+            tx_bytes: counter("downstream_cx_tx_bytes_total"),
+            idle_timeout: counter("idle_timeout"),
+            config: config.clone(),
+        })
+    }
+}
+
+/// What became of a connection.
+#[derive(Debug, Default)]
+struct Outcomes {
+    upstream: UpstreamInfo,
+    flags: ResponseFlags,
+    details: Option<&'static str>,
+    received: u64,
+    sent: u64,
+    cluster: Option<Arc<ClusterRuntime>>,
+}
+
+/// Proxies a connection to its end.
+pub(crate) async fn proxy(
+    runtime: &TcpRuntime,
+    mut client: Stream,
+    info: Arc<ConnectionInfo>,
+    shared: Arc<Shared>,
+    worker: Arc<Worker>,
+    lifecycle: &Lifecycle,
+) {
+    let start_time = SystemTime::now();
+    runtime.cx_total.inc();
+    runtime.cx_active.inc();
+    let mut outcomes = Outcomes::default();
+    tokio::select! {
+        () = run(runtime, &mut client, &info, &shared, &worker, &mut outcomes) => {}
+        () = lifecycle.reached(KILLED) => {
+            outcomes.details = Some("drained");
+        }
+    }
+    runtime.cx_active.dec();
+    runtime.rx_bytes.add(outcomes.received);
+    runtime.tx_bytes.add(outcomes.sent);
+    record_istio(&info, &shared, &worker, &outcomes);
+    if !runtime.logs.is_empty() {
+        let line = Record {
+            start_time,
+            duration: info.start.elapsed(),
+            response_duration: None,
+            connection: &info,
+            captured: None,
+            status: 0,
+            flags: outcomes.flags,
+            details: None,
+            termination: outcomes.details,
+            received: outcomes.received,
+            sent: outcomes.sent,
+            upstream: &outcomes.upstream,
+            route: None,
+            metadata: &[],
+        };
+        runtime.logs.write(worker.id, &line);
+    }
+}
+
+fn record_istio(info: &ConnectionInfo, shared: &Shared, worker: &Worker, outcomes: &Outcomes) {
+    let inbound = info.direction != Direction::Outbound;
+    let peer = if inbound { info.peer_key.as_ref() } else { outcomes.upstream.workload.as_ref() };
+    let key = SeriesKey {
+        cluster: outcomes.cluster.as_ref().map_or(0, |c| c.id),
+        peer: peer.map_or(0, |p| Arc::as_ptr(p).cast::<u8>() as usize),
+        flags: outcomes.flags,
+        status: 0,
+        grpc: 0,
+        inbound,
+        tcp: true,
+        mutual_tls: info.peer_identity().is_some(),
+    };
+    let series = shared.istio.series(&worker.series, key, || SeriesLabels {
+        direction: info.direction,
+        peer_principal: if inbound {
+            info.peer_identity().map(|id| &**id)
+        } else {
+            outcomes.upstream.identity.as_deref()
+        },
+        local_principal: info.tls.as_ref().and_then(|t| t.local_identity.as_deref()),
+        peer_workload: if inbound { None } else { outcomes.upstream.workload.as_deref() },
+        service: outcomes.cluster.as_ref().and_then(|c| c.config.services.first()),
+        cluster: outcomes.upstream.cluster.as_deref().unwrap_or(""),
+        flags: outcomes.flags,
+        tcp: true,
+        mutual_tls: key.mutual_tls,
+        ..SeriesLabels::default()
+    });
+    series.opened.inc();
+    series.closed.inc();
+    series.sent.add(outcomes.sent);
+    series.received.add(outcomes.received);
+}
+
+async fn run(
+    runtime: &TcpRuntime,
+    client: &mut Stream,
+    info: &ConnectionInfo,
+    shared: &Arc<Shared>,
+    worker: &Arc<Worker>,
+    outcomes: &mut Outcomes,
+) {
+    let name = match &runtime.config.cluster {
+        ClusterSpecifier::Name(name) => Some(name),
+        weighted @ ClusterSpecifier::Weighted(all) => {
+            choose_weighted(weighted, worker).and_then(|at| all.get(at)).map(|w| &w.name)
+        }
+        ClusterSpecifier::Header(_) => None,
+    };
+    outcomes.upstream.cluster = name.cloned();
+    let Some(cluster) = name.and_then(|name| shared.clusters.get(name)) else {
+        outcomes.flags = ResponseFlags::NO_CLUSTER;
+        return;
+    };
+    outcomes.cluster = Some(Arc::clone(&cluster));
+    let Some(_permit) = Permit::acquire(&cluster, Resource::Connection) else {
+        cluster.stats.cx_overflow.inc();
+        outcomes.flags = ResponseFlags::UPSTREAM_OVERFLOW;
+        return;
+    };
+    let Some((mut upstream, host)) = dial(runtime, info, shared, worker, &cluster, outcomes).await else {
+        return;
+    };
+    let tls = match &upstream {
+        Stream::Plain(_) => None,
+        Stream::Tls(stream) => {
+            Some(crate::tls::describe(stream.get_ref().1, shared.options.tls.local_identity()))
+        }
+    };
+    let local = upstream.local_addr().unwrap_or(info.local);
+    let session = shared.registry.upstream(&cluster, host.address, local, tls);
+    outcomes.upstream.local = Some(local);
+    outcomes.upstream.identity = session.tls.as_ref().and_then(|t| t.peer.as_ref()?.spiffe_id().cloned());
+    cluster.stats.cx_active.inc();
+    host.cx_active.fetch_add(1, Relaxed);
+    let _open = Open { cluster: Arc::clone(&cluster), host: Arc::clone(&host) };
+    join(runtime, client, &mut upstream, outcomes).await;
+}
+
+struct Open {
+    cluster: Arc<ClusterRuntime>,
+    host: Arc<Host>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.cluster.stats.cx_active.dec();
+        self.host.cx_active.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn dial(
+    runtime: &TcpRuntime,
+    info: &ConnectionInfo,
+    shared: &Arc<Shared>,
+    worker: &Arc<Worker>,
+    cluster: &Arc<ClusterRuntime>,
+    outcomes: &mut Outcomes,
+) -> Option<(Stream, Arc<Host>)> {
+    let mut tried = Vec::new();
+    let attempts = runtime.config.max_connect_attempts.max(1);
+    for attempt in 1..=attempts {
+        let pick = Pick {
+            worker: Some(worker),
+            original: Some(info.local),
+            avoid: &tried,
+            avoid_attempts: if tried.is_empty() { 0 } else { 5 },
+            ..Pick::default()
+        };
+        let Ok(host) = cluster.pick(&pick) else {
+            cluster.stats.cx_none_healthy.inc();
+            outcomes.flags = ResponseFlags::NO_HEALTHY_UPSTREAM;
+            return None;
+        };
+        outcomes.upstream.host = Some(host.address);
+        outcomes.upstream.workload.clone_from(&host.endpoint.workload);
+        outcomes.upstream.attempts = attempt;
+        match connect(shared, cluster, &host, &ConnectOptions::default()).await {
+            Ok((stream, _session)) => {
+                record(cluster, &host, Outcome::Status(200));
+                return Some((stream, host));
+            }
+            Err(error) => {
+                record(cluster, &host, Outcome::LocalOrigin);
+                if !matches!(error, ConnectError::Timeout) || attempt == attempts {
+                    outcomes.upstream.transport_failure = Some(error.to_string().into());
+                }
+                tried.push(host);
+            }
+        }
+    }
+    outcomes.flags = ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
+    if attempts > 1 {
+        outcomes.flags = outcomes.flags.union(ResponseFlags::RETRY_LIMIT);
+    }
+    None
+}
+
+/// Copies until both directions have ended, or nothing moved for the idle timeout.
+async fn join(runtime: &TcpRuntime, client: &mut Stream, upstream: &mut Stream, outcomes: &mut Outcomes) {
+    let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
+    {
+        let mut client = Counted { inner: client, count: &received };
+        let mut upstream = Counted { inner: upstream, count: &sent };
+        let copy = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER);
+        let idle = idle(runtime.config.idle_timeout, &received, &sent);
+        tokio::select! {
+            result = copy => if let Err(error) = result {
+                tracing::debug!(%error, "TCP proxy ended");
+            },
+            () = idle => {
+                runtime.idle_timeout.inc();
+                outcomes.details = Some("idle_timeout");
+            }
+        }
+        let _peer_may_be_gone = tokio::join!(client.shutdown(), upstream.shutdown());
+    }
+    outcomes.received = received.load(Relaxed);
+    outcomes.sent = sent.load(Relaxed);
+}
+
+/// Resolves when neither counter moved for `limit`; checked once per `limit`, so that traffic costs no timers.
+async fn idle(limit: Option<Duration>, received: &AtomicU64, sent: &AtomicU64) {
+    let Some(limit) = limit.filter(|l| !l.is_zero()) else { return std::future::pending().await };
+    let mut last = (0, 0);
+    let mut first = true;
+    loop {
+        tokio::time::sleep(limit).await;
+        let now = (received.load(Relaxed), sent.load(Relaxed));
+        if now == last && !first {
+            return;
+        }
+        first = false;
+        last = now;
+    }
+}
+
+/// Counts bytes read.
+struct Counted<'a> {
+    inner: &'a mut Stream,
+    count: &'a AtomicU64,
+}
+
+impl AsyncRead for Counted<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut *this.inner).poll_read(cx, buf))?;
+        this.count.fetch_add((buf.filled().len() - before) as u64, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted<'_> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().inner).poll_shutdown(cx)
+    }
+}

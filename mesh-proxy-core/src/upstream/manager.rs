@@ -1,0 +1,192 @@
+//! The clusters of a proxy, and the endpoints that were given for them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+
+use super::{ClusterRuntime, outlier};
+use crate::{
+    config::{Cluster, Discovery, LoadAssignment},
+    error::{ApplyError, ConfigError},
+    proxy::{ClusterSnapshot, EndpointSnapshot},
+    telemetry::Stats,
+};
+
+type Table = HashMap<Arc<str>, Arc<ClusterRuntime>>;
+
+/// All clusters. Lookup is lock-free; changes are serialised.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterManager {
+    active: ArcSwap<Table>,
+    assignments: Mutex<BTreeMap<Arc<str>, Arc<LoadAssignment>>>,
+}
+
+fn refused(kind: &'static str, name: &Arc<str>, source: ConfigError) -> ApplyError {
+    ApplyError::Config { kind, name: Arc::clone(name), source }
+}
+
+impl ClusterManager {
+    fn assignments(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<LoadAssignment>>> {
+        self.assignments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<ClusterRuntime>> {
+        self.active.load().get(name).cloned()
+    }
+
+    /// Adds or replaces; returns the new cluster, for the tasks that serve it.
+    pub(crate) fn apply(&self, config: Cluster, stats: &Stats) -> Result<Arc<ClusterRuntime>, ApplyError> {
+        if config.name.is_empty() {
+            return Err(refused("cluster", &config.name, ConfigError::Missing { field: "name".into() }));
+        }
+        let assignments = self.assignments();
+        let old = self.get(&config.name);
+        if let Some(old) = old.as_ref().filter(|old| *old.config == config) {
+            return Ok(Arc::clone(old));
+        }
+        let given = match &config.discovery {
+            Discovery::Static(assignment) => Some(Arc::clone(assignment)),
+            Discovery::Eds { service_name } => assignments.get(service_name).cloned(),
+            _ => None,
+        };
+        let cluster = Arc::new(ClusterRuntime::new(Arc::new(config), stats));
+        if let Some(given) = given {
+            cluster.set_endpoints(&given, old.as_deref());
+        } else if let Some(old) = &old {
+            cluster.adopt_original(old);
+        }
+        self.change(|table| table.insert(Arc::clone(&cluster.config.name), Arc::clone(&cluster)));
+        drop(assignments);
+        Ok(cluster)
+    }
+
+    fn change<R>(&self, f: impl FnOnce(&mut Table) -> R) -> R {
+        let mut table = Table::clone(&self.active.load());
+        let result = f(&mut table);
+        self.active.store(Arc::new(table));
+        result
+    }
+
+    pub(crate) fn remove(&self, name: &str, stats: &Stats) -> bool {
+        let _serialised = self.assignments();
+        let Some(gone) = self.change(|table| table.remove(name)) else { return false };
+        gone.retire();
+        stats.remove_prefix(&format!("cluster.{}.", gone.config.stat_name()));
+        true
+    }
+
+    pub(crate) fn apply_endpoints(&self, assignment: LoadAssignment) -> Result<(), ApplyError> {
+        validate(&assignment).map_err(|e| refused("load assignment", &assignment.cluster_name, e))?;
+        let assignment = Arc::new(assignment);
+        let mut assignments = self.assignments();
+        assignments.insert(Arc::clone(&assignment.cluster_name), Arc::clone(&assignment));
+        self.update(&assignment.cluster_name, &assignment);
+        drop(assignments);
+        Ok(())
+    }
+
+    pub(crate) fn remove_endpoints(&self, service: &str) -> bool {
+        let mut assignments = self.assignments();
+        let known = assignments.remove(service).is_some();
+        if known {
+            self.update(service, &LoadAssignment::new(service, []));
+        }
+        drop(assignments);
+        known
+    }
+
+    fn update(&self, service: &str, assignment: &LoadAssignment) {
+        for cluster in self.active.load().values() {
+            if matches!(&cluster.config.discovery, Discovery::Eds { service_name } if &**service_name == service)
+            {
+                cluster.set_endpoints(assignment, None);
+            }
+        }
+    }
+
+    /// EDS service names that clusters wait for.
+    pub(crate) fn missing(&self) -> Vec<Arc<str>> {
+        let assignments = self.assignments();
+        let mut missing: Vec<Arc<str>> = self
+            .active
+            .load()
+            .values()
+            .filter_map(|cluster| match &cluster.config.discovery {
+                Discovery::Eds { service_name } if !assignments.contains_key(service_name) => {
+                    Some(Arc::clone(service_name))
+                }
+                _ => None,
+            })
+            .collect();
+        missing.sort();
+        missing.dedup();
+        missing
+    }
+
+    pub(crate) fn sweep_idle(&self) {
+        for cluster in self.active.load().values() {
+            cluster.sweep_idle();
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<ClusterSnapshot> {
+        let mut clusters: Vec<_> = self.active.load().values().cloned().collect();
+        clusters.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        clusters
+            .iter()
+            .map(|cluster| ClusterSnapshot {
+                config: Arc::clone(&cluster.config),
+                warming: !cluster.warm.load(Relaxed),
+                endpoints: cluster.hosts().all.iter().map(|host| snapshot(host)).collect(),
+            })
+            .collect()
+    }
+
+    /// Starts the tasks that serve a cluster.
+    pub(crate) fn serve(cluster: &Arc<ClusterRuntime>, runtime: &tokio::runtime::Handle) {
+        if let Some(config) = cluster.config.outlier_detection {
+            runtime.spawn(outlier::run(Arc::downgrade(cluster), config.interval));
+        }
+        super::dns::serve(cluster, runtime);
+    }
+}
+
+fn snapshot(host: &super::Host) -> EndpointSnapshot {
+    EndpointSnapshot {
+        address: host.address,
+        hostname: Arc::clone(&host.endpoint.hostname),
+        locality: host.locality.clone(),
+        priority: host.priority,
+        weight: host.endpoint.weight,
+        health: host.endpoint.health,
+        ejected: host.outlier.ejected(),
+        rq_active: host.rq_active.load(Relaxed).into(),
+        cx_active: host.cx_active.load(Relaxed).into(),
+        rq_total: host.rq_total.load(Relaxed),
+        rq_error: host.rq_error.load(Relaxed),
+        cx_total: host.cx_total.load(Relaxed),
+        cx_connect_fail: host.cx_connect_fail.load(Relaxed),
+    }
+}
+
+fn validate(assignment: &LoadAssignment) -> Result<(), ConfigError> {
+    let mut levels: Vec<u32> = assignment.localities.iter().map(|l| l.priority).collect();
+    levels.sort_unstable();
+    levels.dedup();
+    // Priorities are contiguous from 0 (Envoy refuses anything else).
+    for (expected, level) in (0..).zip(&levels) {
+        if *level != expected {
+            return Err(ConfigError::invalid("endpoints.priority", level, format!("{expected} is missing")));
+        }
+    }
+    for (i, locality) in assignment.localities.iter().enumerate() {
+        if let Some(endpoint) = locality.endpoints.iter().find(|e| e.weight == 0) {
+            let field = format!("endpoints[{i}].lb_endpoints.load_balancing_weight");
+            return Err(ConfigError::invalid(field, endpoint.weight, "must be at least 1"));
+        }
+    }
+    Ok(())
+}
