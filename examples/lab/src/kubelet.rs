@@ -1,43 +1,40 @@
 //! Runs pods: network, volumes, processes; keeps their status where the control plane and people can read it.
 
+mod pod;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::Cluster;
 use crate::error::{During as _, LabError, Result};
-use crate::http::{self, Answer, Call};
 use crate::netns::NetNs;
 use crate::network::{NODE_IP, NodeNetwork};
 use crate::objects::Key;
-use crate::pod::container::{self, Output};
 use crate::pod::environment::{self, Facts};
 use crate::pod::lifecycle::{self, Context};
 use crate::pod::process;
 use crate::pod::spec::PodSpec;
-use crate::pod::status::{Phase, PodStatus};
+use crate::pod::status::PodStatus;
 use crate::pod::volumes::{self, Sources};
 use crate::sandbox::{Bind, Process, Sandbox};
 use crate::state::{private_dir, write_atomically};
 use crate::tokens::{Holder, TokenIssuer};
 
+pub(crate) use self::pod::Pod;
+
 /// The node's name.
 pub(crate) const NODE_NAME: &str = "lab-node";
 /// How long a pod waits for what its volumes are made of.
 const VOLUME_LIMIT: Duration = Duration::from_secs(30);
-/// Tokens live for an hour; renewed at 80 %.
-const TOKEN_RENEWAL: Duration = Duration::from_secs(48 * 60);
-
 /// The kubelet of one lab.
 #[derive(Debug)]
 pub(crate) struct Kubelet {
@@ -56,19 +53,6 @@ pub(crate) struct Place {
     pub(crate) net: NetNs,
     pub(crate) ip: Ipv4Addr,
     number: u32,
-}
-
-/// A pod that was started.
-#[derive(Debug)]
-pub(crate) struct Pod {
-    pub(crate) key: Key,
-    pub(crate) place: Place,
-    /// The patched object with its status, as last published.
-    pub(crate) object: Value,
-    context: Arc<Context>,
-    directory: PathBuf,
-    stop: watch::Sender<Option<Duration>>,
-    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What `ps`, `exec` and `logs` read.
@@ -156,8 +140,13 @@ impl Kubelet {
             task: Mutex::new(Some(task)),
         });
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&pod));
-        tokio::spawn(follow(Arc::downgrade(&pod), self.cluster.paths.status.clone(), publish, start_time));
-        tokio::spawn(renew(Arc::downgrade(&pod), Arc::clone(&self.cluster), Arc::clone(&self.tokens)));
+        tokio::spawn(pod::follow(
+            Arc::downgrade(&pod),
+            self.cluster.paths.status.clone(),
+            publish,
+            start_time,
+        ));
+        tokio::spawn(pod::renew(Arc::downgrade(&pod), Arc::clone(&self.cluster), Arc::clone(&self.tokens)));
         Ok(pod)
     }
 
@@ -309,129 +298,6 @@ fn with_sources<T>(
         data: &|kind, name| cluster.data(&key.namespace, kind, name),
         token: &|audience, seconds| tokens.issue(&holder, audience, seconds),
     })
-}
-
-/// Publishes every change of a pod's status while the pod exists.
-async fn follow(pod: std::sync::Weak<Pod>, directory: PathBuf, publish: bool, start_time: String) {
-    let Some(mut changes) = pod.upgrade().map(|pod| pod.context.status.subscribe()) else { return };
-    let mut last = None;
-    loop {
-        let Some(pod) = pod.upgrade() else { return };
-        let status = changes.borrow_and_update().clone();
-        let json = status.to_json(pod.place.ip, NODE_IP, &start_time);
-        if publish && last.as_ref() != Some(&json) {
-            let mut object = pod.object.clone();
-            object["status"] = json.clone();
-            let path = directory.join(pod.key.file_name());
-            if let Err(error) = write_atomically(&path, object.to_string().as_bytes()) {
-                tracing::error!(pod = %pod.key, %error, "cannot publish a pod's status");
-            }
-            last = Some(json);
-        }
-        drop(pod);
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Renews a pod's tokens while it exists.
-async fn renew(pod: std::sync::Weak<Pod>, cluster: Arc<Cluster>, tokens: Arc<TokenIssuer>) {
-    loop {
-        sleep(TOKEN_RENEWAL).await;
-        let Some(pod) = pod.upgrade() else { return };
-        let spec = &pod.context.spec;
-        let renewed = with_sources(&cluster, &tokens, &pod.key, &pod.object, spec, |sources| {
-            volumes::refresh(sources, spec, &pod.directory.join("volumes"))
-        });
-        if let Err(error) = renewed {
-            tracing::error!(pod = %pod.key, %error, "cannot renew a pod's tokens");
-        }
-    }
-}
-
-impl Pod {
-    /// What is known now.
-    pub(crate) fn status(&self) -> PodStatus {
-        self.context.status.borrow().clone()
-    }
-
-    /// The container that commands go to unless another is named: the first app container.
-    pub(crate) fn default_container(&self) -> &str {
-        self.context.spec.containers.first().map_or("", |container| container.name.as_str())
-    }
-
-    /// Waits until the pod takes traffic; a pod that failed for good is an error at once.
-    pub(crate) async fn wait_ready(&self, limit: Duration) -> Result<()> {
-        let mut changes = self.context.status.subscribe();
-        let done = changes.wait_for(|status| status.ready || status.phase == Phase::Failed);
-        let ready = matches!(timeout(limit, done).await, Ok(Ok(status)) if status.ready);
-        if ready {
-            return Ok(());
-        }
-        let detail = format!(": {}{}", self.status().summary(), self.last_lines());
-        Err(LabError::Timeout { what: format!("{} ready", self.key), seconds: limit.as_secs(), detail })
-    }
-
-    /// The end of each container's log, for errors.
-    pub(crate) fn last_lines(&self) -> String {
-        let mut out = String::new();
-        for name in self.context.sandboxes.keys() {
-            let text = fs::read_to_string(self.context.log(name)).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().rev().take(8).collect();
-            for line in lines.into_iter().rev() {
-                out.push_str(&format!("\n    {name} | {line}"));
-            }
-        }
-        out
-    }
-
-    /// The main process of a container.
-    pub(crate) fn pid(&self, container: &str) -> Result<i32> {
-        let status = self.status();
-        let pid = status.containers.get(container).and_then(|status| status.pid);
-        pid.ok_or_else(|| LabError::process(format!("{} {container}", self.key), "is not running"))
-    }
-
-    /// Runs a command in a container to its end.
-    pub(crate) async fn exec(&self, container: &str, argv: &[&str], limit: Duration) -> Result<Output> {
-        let (program, process) = self.command_process(container, argv)?;
-        container::run_in(&program, self.pid(container)?, &process, limit).await
-    }
-
-    /// A command in a container whose standard streams the caller sets.
-    pub(crate) fn command(&self, container: &str, argv: &[&str]) -> Result<Command> {
-        let (program, process) = self.command_process(container, argv)?;
-        container::enter(&program, self.pid(container)?, &process)
-    }
-
-    fn command_process(&self, container: &str, argv: &[&str]) -> Result<(PathBuf, Process)> {
-        let sandbox = self
-            .context
-            .sandboxes
-            .get(container)
-            .ok_or_else(|| LabError::Usage(format!("{} has no container {container}", self.key)))?;
-        let argv = argv.iter().map(|word| String::from(*word)).collect();
-        Ok((sandbox.program.clone(), Process { argv, ..sandbox.process.clone() }))
-    }
-
-    /// An HTTP exchange with a loopback port inside the pod, as somebody who entered its network namespace.
-    pub(crate) async fn local(&self, port: u16, call: Call) -> Result<Answer> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let stream = self.place.net.connect(address, Duration::from_secs(3)).await.map_err(|error| {
-            LabError::Http { url: format!("{} {address}", self.key), message: error.to_string() }
-        })?;
-        http::send(stream, call).await
-    }
-
-    /// Ends the pod: apps first, sidecars last.
-    pub(crate) async fn stop(&self, grace: Duration) {
-        self.stop.send_replace(Some(grace));
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            let _ = task.await;
-        }
-    }
 }
 
 /// Memory of the machine in bytes; what a container without a limit is told.

@@ -77,8 +77,12 @@ impl Scenario {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::objects;
+    use crate::pod::process;
+    use crate::pod::spec::PodSpec;
 
     #[test]
     fn every_file_is_valid_and_every_edit_changes_it() {
@@ -101,5 +105,42 @@ mod tests {
             (Some("10.0.0.9"), Some("rogue"))
         );
         assert!(scenario.set_mtls(false).is_err(), "already");
+    }
+
+    #[test]
+    fn what_the_injector_makes_of_the_pods_can_be_run_here() {
+        use mesh_inject::{Cluster, Injector, Request, Settings};
+
+        let state = tempfile::tempdir().unwrap();
+        let scenario = Scenario::write(state.path()).unwrap();
+        let (objects, _) = objects::load(scenario.directory()).unwrap();
+        let injector = Injector::new(Settings::default()).unwrap();
+        let pods: Vec<_> =
+            objects.iter().filter(|(key, _)| key.kind == "Pod" && key.namespace == "shop").collect();
+        assert_eq!(pods.len(), 4);
+        for (key, pod) in pods {
+            let injected = injector.inject(&Request::new(pod, "shop", &Cluster::default())).unwrap().pod;
+            let spec = PodSpec::parse(&key.to_string(), &injected).unwrap();
+            let programs: Vec<String> = spec
+                .init_containers
+                .iter()
+                .chain(&spec.containers)
+                .map(|container| {
+                    process::of("Pod", &spec, container, BTreeMap::new()).unwrap().argv.remove(0)
+                })
+                .collect();
+            assert_eq!(programs, ["mesh-init", "mesh-sidecar", "mesh-echo"]);
+            let sidecar = &spec.init_containers[1];
+            assert!(
+                sidecar.is_sidecar() && sidecar.startup_probe.is_some() && sidecar.readiness_probe.is_some()
+            );
+            let init = process::of("Pod", &spec, &spec.init_containers[0], BTreeMap::new()).unwrap();
+            assert_eq!(
+                (init.uid, init.capabilities),
+                (0, ["CAP_NET_ADMIN", "CAP_NET_RAW"].map(String::from).to_vec())
+            );
+            let proxy = process::of("Pod", &spec, sidecar, BTreeMap::new()).unwrap();
+            assert_eq!((proxy.uid, proxy.gid, proxy.capabilities.len()), (1337, 1337, 0));
+        }
     }
 }
