@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod client;
 #[cfg(feature = "json")]
 pub mod json;
 pub mod resource;

@@ -113,6 +113,7 @@ fn pieces(head: Vec<u8>, fields: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
 }
 
 /// The length of a message in pieces.
+#[cfg(feature = "server")]
 pub(super) fn length(pieces: &[Bytes]) -> usize {
     pieces.iter().map(Bytes::len).sum()
 }

@@ -50,6 +50,7 @@ impl Snapshot {
 
     /// Shares whatever is equal with an older snapshot, so that comparing the two is free where nothing changed.
     #[must_use]
+    #[cfg(feature = "server")]
     pub(super) fn sharing(mut self, older: &Self) -> Self {
         for (type_url, set) in &mut self.types {
             if let Some(old) = older.types.get(type_url) {

@@ -1,0 +1,247 @@
+//! One type of one client.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::client::state::{Rejection, ResourceState, ResourceStatus};
+use crate::client::subscription::Names;
+use crate::pb::google::rpc::Status;
+
+use super::{LapseReason, Received};
+
+/// gRPC's `INVALID_ARGUMENT`, which Envoy puts into a NACK.
+const INVALID_ARGUMENT: i32 = 3;
+/// The longest text of a NACK; a server logs it.
+const MAX_NACK: usize = 4096;
+
+/// Stands for the name of a resource whose name cannot be read.
+pub(super) const UNNAMED: &str = "<unnamed>";
+
+/// An answer that is ready to be sent.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) nonce: String,
+    pub(super) error: Option<Status>,
+}
+
+/// A response that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) id: u64,
+    pub(super) nonce: String,
+    pub(super) version: String,
+    /// What was delivered: name, version, content hash, time to live.
+    pub(super) offered: Vec<(String, String, u64, Option<Duration>)>,
+    pub(super) removed: Vec<String>,
+    /// Rejected before anybody was asked.
+    pub(super) bad: Vec<Rejection>,
+    pub(super) decided: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct TypeState {
+    pub(super) resources: BTreeMap<String, ResourceState>,
+    pub(super) wanted: Names,
+    /// What the server was told on this stream; `None` before the first request.
+    pub(super) told: Option<Names>,
+    /// Names to subscribe to again although the server knows them.
+    pub(super) again: BTreeSet<String>,
+    pub(super) pending: VecDeque<Pending>,
+    pub(super) answers: VecDeque<Answer>,
+    /// State-of-the-World: what was last received and what was last accepted.
+    pub(super) nonce: String,
+    pub(super) version: String,
+    pub(super) closing: bool,
+    /// The subscription may differ from what the server was told.
+    pub(super) touched: bool,
+    /// State-of-the-World: something was named on this stream, so an empty list no longer means everything.
+    pub(super) named_once: bool,
+    /// A response came: from then on an empty one is no news.
+    pub(super) answered: bool,
+}
+
+impl TypeState {
+    pub(super) fn want(&mut self, names: Names) {
+        self.closing = false;
+        self.touched = true;
+        self.resources.retain(|name, _| names.contains(name));
+        for name in &names.names {
+            self.resources.entry(name.clone()).or_default();
+        }
+        self.wanted = names;
+    }
+
+    pub(super) fn add(&mut self, name: &str) {
+        self.closing = false;
+        self.touched = true;
+        self.resources.entry(name.to_owned()).or_default();
+        if !self.wanted.names.insert(name.to_owned()) {
+            self.again.insert(name.to_owned());
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.touched = true;
+        if self.wanted.names.remove(name) && !self.wanted.all {
+            self.resources.remove(name);
+        }
+        self.again.remove(name);
+    }
+
+    /// Forgets the stream, keeps what was accepted.
+    pub(super) fn restart(&mut self) {
+        self.told = None;
+        self.touched = true;
+        self.named_once = false;
+        self.again.clear();
+        self.pending.clear();
+        self.answers.clear();
+        self.nonce.clear();
+        self.resources.values_mut().for_each(|r| r.requested_at = None);
+    }
+
+    /// Starts the clock of names that were asked for just now.
+    pub(super) fn requested(&mut self, now: Duration) {
+        for name in &self.wanted.names {
+            if let Some(state) = self.resources.get_mut(name) {
+                state.requested_at.get_or_insert(now);
+            }
+        }
+    }
+
+    pub(super) fn undecided(&self) -> usize {
+        self.pending.iter().filter(|p| !p.decided).count()
+    }
+
+    pub(super) fn is_unchanged(&self, name: &str, version: Option<&str>, content: u64) -> bool {
+        self.resources.get(name).is_some_and(|state| {
+            state.content == Some(content) && version.is_none_or(|version| state.version == version)
+        })
+    }
+
+    /// Decides the delivery `id`, if it is one of this type.
+    pub(super) fn decide(&mut self, now: Duration, id: u64, rejections: &[Rejection]) -> bool {
+        let Some(pending) = self.pending.iter_mut().find(|p| p.id == id && !p.decided) else { return false };
+        pending.decided = true;
+        pending.bad.extend_from_slice(rejections);
+        while self.pending.front().is_some_and(|p| p.decided) {
+            if let Some(pending) = self.pending.pop_front() {
+                self.settle(now, pending);
+            }
+        }
+        true
+    }
+
+    /// Applies a decided response and makes its answer.
+    pub(super) fn settle(&mut self, now: Duration, pending: Pending) {
+        let Pending { nonce, version: response_version, offered, removed, bad, .. } = pending;
+        for (name, version, content, ttl) in offered {
+            if bad.iter().any(|r| r.name == name) || !self.wanted.contains(&name) {
+                continue;
+            }
+            let state = self.resources.entry(name).or_default();
+            state.status = ResourceStatus::Acked;
+            state.version = version;
+            state.content = Some(content);
+            state.accepted_at = Some(now);
+            state.expires_at = ttl.map(|ttl| now + ttl);
+            state.error = None;
+        }
+        for name in removed {
+            if self.wanted.names.contains(&name) {
+                let state = ResourceState { status: ResourceStatus::DoesNotExist, ..Default::default() };
+                self.resources.insert(name, state);
+            } else {
+                self.resources.remove(&name);
+            }
+        }
+        for rejection in &bad {
+            if self.wanted.contains(&rejection.name) {
+                let state = self.resources.entry(rejection.name.clone()).or_default();
+                state.status = ResourceStatus::Nacked;
+                state.error = Some((rejection.reason.clone(), response_version.clone(), now));
+            }
+        }
+        if bad.is_empty() {
+            self.version = response_version;
+        }
+        self.answers.push_back(Answer { nonce, error: nack(&bad) });
+    }
+
+    /// The next moment at which something lapses.
+    pub(super) fn next_timer(&self, missing_after: Option<Duration>) -> Option<Duration> {
+        let times = self.resources.values().filter_map(|state| match state.status {
+            ResourceStatus::Requested => Some(state.requested_at? + missing_after?),
+            _ => state.expires_at,
+        });
+        times.min()
+    }
+
+    /// Names that lapsed, each with its reason.
+    pub(super) fn lapsed(
+        &mut self,
+        now: Duration,
+        missing_after: Option<Duration>,
+    ) -> Vec<(String, LapseReason)> {
+        let mut found = Vec::new();
+        for (name, state) in &mut self.resources {
+            if state.status == ResourceStatus::Requested {
+                let due = state.requested_at.zip(missing_after).is_some_and(|(at, after)| at + after <= now);
+                if due {
+                    state.status = ResourceStatus::Timeout;
+                    found.push((name.clone(), LapseReason::Missing));
+                }
+            } else if state.expires_at.is_some_and(|at| at <= now) {
+                *state = ResourceState { status: ResourceStatus::DoesNotExist, ..Default::default() };
+                found.push((name.clone(), LapseReason::Expired));
+            }
+        }
+        let wanted = &self.wanted;
+        self.resources.retain(|name, state| {
+            wanted.names.contains(name) || state.status != ResourceStatus::DoesNotExist
+        });
+        found
+    }
+}
+
+/// Names every bad resource, within a bound.
+fn nack(bad: &[Rejection]) -> Option<Status> {
+    if bad.is_empty() {
+        return None;
+    }
+    let mut message = String::new();
+    for Rejection { name, reason } in bad {
+        if message.len() > MAX_NACK {
+            message.push_str("; ...");
+            break;
+        }
+        let separator = if message.is_empty() { "" } else { "; " };
+        message = format!("{message}{separator}{name}: {reason}");
+    }
+    Some(Status { code: INVALID_ARGUMENT, message, details: Vec::new() })
+}
+
+/// Resources that may be delivered and those that are bad on their face.
+#[derive(Debug, Default)]
+pub(super) struct Sorted {
+    pub(super) good: Vec<Received>,
+    pub(super) bad: Vec<Rejection>,
+}
+
+impl Sorted {
+    /// Two resources of one name in one response: nothing in it can be trusted.
+    ///
+    /// Returns whether names that are missing from the response may be taken for deleted.
+    pub(super) fn refuse_duplicates(&mut self, names: &[String]) -> bool {
+        let mut seen = BTreeSet::new();
+        let twice: BTreeSet<&String> = names.iter().filter(|name| !seen.insert(*name)).collect();
+        if twice.is_empty() {
+            return !self.bad.iter().any(|r| r.name == UNNAMED);
+        }
+        self.good.clear();
+        let reason = "appears more than once in the response; the response is rejected";
+        let reject = |name: &String| Rejection { name: name.clone(), reason: reason.to_owned() };
+        self.bad.extend(twice.into_iter().map(reject));
+        false
+    }
+}

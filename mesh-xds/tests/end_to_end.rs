@@ -1,0 +1,254 @@
+//! The client against the server over loopback, both variants.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mesh_xds::TypeUrl;
+use mesh_xds::client::{AdsClient, Candidate, Change, Names, Protocol};
+use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
+use mesh_xds::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use mesh_xds::pb::envoy::config::core::v3::Node;
+use mesh_xds::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints};
+use mesh_xds::pb::envoy::config::listener::v3::Listener;
+use mesh_xds::server::{
+    AdsServer, AllowAny, Authorization, Authorizer, Caller, Grant, ServerConfig, Snapshot, SnapshotCache,
+    SyncState,
+};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn cluster(name: &str, stat: &str) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        alt_stat_name: stat.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        ..Default::default()
+    }
+}
+
+fn endpoints(name: &str, priority: u32) -> ClusterLoadAssignment {
+    let endpoints = vec![LocalityLbEndpoints { priority, ..Default::default() }];
+    ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints, ..Default::default() }
+}
+
+fn node(id: &str) -> Node {
+    Node { id: id.to_owned(), ..Default::default() }
+}
+
+struct Running {
+    server: AdsServer,
+    uri: String,
+    task: tokio::task::JoinHandle<()>,
+}
+
+async fn serve(cache: SnapshotCache, authorizer: impl Authorizer, port: u16) -> Running {
+    let server = AdsServer::new(cache, authorizer, ServerConfig::default());
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let routes = server.routes();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let task = tokio::spawn(async move {
+        tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming).await.unwrap();
+    });
+    Running { server, uri, task }
+}
+
+/// Waits until `check` holds for the only client of the server.
+async fn until(
+    server: &AdsServer,
+    type_url: &TypeUrl,
+    check: impl Fn(&mesh_xds::server::TypeStatus) -> bool,
+) {
+    timeout(PATIENCE, async {
+        loop {
+            let clients = server.clients();
+            if clients.last().and_then(|c| c.types.get(type_url)).is_some_and(&check) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the client reaches the state in time");
+}
+
+async fn follows_a_server(protocol: Protocol) {
+    let cache = SnapshotCache::new();
+    let running = serve(cache.clone(), AllowAny, 0).await;
+    let client = AdsClient::builder(node("n")).server(&running.uri).protocol(protocol).start().unwrap();
+    let mut configuration = client.configuration(|candidate| match candidate {
+        Candidate::Cluster(c) if c.alt_stat_name == "bad" => Err("stat name is bad".to_owned()),
+        _ => Ok(()),
+    });
+    cache.set(
+        "n",
+        Snapshot::builder()
+            .add(&cluster("a", "1"))
+            .unwrap()
+            .add(&endpoints("a", 0))
+            .unwrap()
+            .add(&Listener { name: "l".into(), ..Default::default() })
+            .unwrap()
+            .build(),
+    );
+    let mut seen = Vec::new();
+    while !configuration.is_complete() {
+        seen.extend(timeout(PATIENCE, configuration.next()).await.unwrap().unwrap());
+    }
+    assert!(
+        matches!(&seen[0], Change::Cluster { cluster, endpoints: Some(_) } if cluster.name == "a"),
+        "{seen:?}"
+    );
+    assert!(matches!(&seen[1], Change::Listener { listener, .. } if listener.name == "l"), "{seen:?}");
+    until(&running.server, &TypeUrl::CLUSTER, |s| s.state() == SyncState::Synced).await;
+
+    // Endpoints alone change.
+    let next = cache.get("n").unwrap().edit().add(&endpoints("a", 7)).unwrap().build();
+    cache.set("n", next);
+    let changes = timeout(PATIENCE, configuration.next()).await.unwrap().unwrap();
+    assert!(
+        matches!(&changes[..], [Change::Endpoints { clusters, .. }] if clusters == &["a"]),
+        "{changes:?}"
+    );
+
+    // One cluster is bad: it is named, the other one applies, the old version stays.
+    let next = cache.get("n").unwrap().edit().add(&cluster("a", "bad")).unwrap();
+    cache.set("n", next.add(&cluster("b", "1")).unwrap().add(&endpoints("b", 0)).unwrap().build());
+    let changes = timeout(PATIENCE, configuration.next()).await.unwrap().unwrap();
+    assert!(matches!(&changes[..], [Change::Cluster { cluster, .. }] if cluster.name == "b"), "{changes:?}");
+    until(&running.server, &TypeUrl::CLUSTER, |s| {
+        s.state() == SyncState::Error && s.error.as_ref().is_some_and(|e| e.message == "a: stat name is bad")
+    })
+    .await;
+    running.server.shut_down();
+}
+
+#[tokio::test]
+async fn follows_a_server_by_delta() {
+    follows_a_server(Protocol::Delta).await;
+}
+
+#[tokio::test]
+async fn follows_a_server_by_state_of_the_world() {
+    follows_a_server(Protocol::Sotw).await;
+}
+
+#[tokio::test]
+async fn a_restarted_server_sends_nothing_that_is_known() {
+    let cache = SnapshotCache::new();
+    let snapshot =
+        Snapshot::builder().add(&cluster("a", "1")).unwrap().add(&endpoints("a", 0)).unwrap().build();
+    cache.set("n", snapshot);
+    let running = serve(cache.clone(), AllowAny, 0).await;
+    let client = AdsClient::builder(node("n")).server(&running.uri).start().unwrap();
+    let mut clusters = client.watch(Names::all());
+    let update: mesh_xds::client::Update<Cluster> =
+        timeout(PATIENCE, clusters.next()).await.unwrap().unwrap();
+    assert_eq!(update.upserts[0].name, "a");
+    update.accept();
+    until(&running.server, &TypeUrl::CLUSTER, |s| s.state() == SyncState::Synced).await;
+
+    let port: u16 = running.uri.rsplit(':').next().unwrap().parse().unwrap();
+    running.server.shut_down();
+    running.task.abort();
+    let _ = running.task.await;
+    // Another server with the same content, built anew: versions are hashes.
+    let cache = SnapshotCache::new();
+    let snapshot = Snapshot::builder().add(&cluster("a", "1")).unwrap().build();
+    cache.set("n", snapshot);
+    let running = serve(cache.clone(), AllowAny, port).await;
+    timeout(PATIENCE, async {
+        while running.server.client_count() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    cache.set("n", cache.get("n").unwrap().edit().add(&cluster("b", "1")).unwrap().build());
+    let update = timeout(PATIENCE, clusters.next()).await.unwrap().unwrap();
+    let names: Vec<_> = update.upserts.iter().map(|u| u.name.as_str()).collect();
+    assert_eq!(names, ["b"], "only what is new travels");
+    update.accept();
+    until(&running.server, &TypeUrl::CLUSTER, |s| s.responses == 1 && s.state() == SyncState::Synced).await;
+}
+
+/// Lets a caller with the right token be the node of that name.
+struct Tokens(Mutex<u32>);
+
+impl Authorizer for Tokens {
+    fn authorize<'a>(&'a self, caller: &'a Caller, node: &'a Node) -> Authorization<'a> {
+        Box::pin(async move {
+            *self.0.lock().unwrap() += 1;
+            let token = caller.metadata.get("authorization").and_then(|v| v.to_str().ok());
+            match token {
+                None => Err(tonic::Status::unauthenticated("no token")),
+                Some(token) if token == format!("Bearer {}", node.id) => {
+                    Ok(Grant { identity: node.id.clone(), group: None })
+                }
+                Some(_) => Err(tonic::Status::permission_denied("the token is of another node")),
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_another_node() {
+    let cache = SnapshotCache::new();
+    cache.set("victim", Snapshot::builder().add(&cluster("secret", "1")).unwrap().build());
+    let running = serve(cache, Tokens(Mutex::default()), 0).await;
+    for (token, code) in
+        [(None, tonic::Code::Unauthenticated), (Some("Bearer attacker"), tonic::Code::PermissionDenied)]
+    {
+        let client = AdsClient::builder(node("victim"))
+            .server(&running.uri)
+            .headers(move |headers| {
+                if let Some(token) = token {
+                    headers.insert("authorization", token.parse().map_err(|_| "not a header")?);
+                }
+                Ok(())
+            })
+            .start()
+            .unwrap();
+        let _watch = client.watch::<Cluster>(Names::all());
+        let mut connection = client.connection();
+        let refused = timeout(PATIENCE, connection.wait_for(|c| c.last_error.is_some()))
+            .await
+            .unwrap()
+            .unwrap()
+            .clone();
+        let error = refused.last_error.unwrap();
+        assert!(
+            matches!(error, mesh_xds::client::ClientError::Stream { code: c, .. } if c == code),
+            "{error}"
+        );
+        assert!(!refused.connected);
+    }
+    assert_eq!(running.server.client_count(), 0);
+}
+
+#[tokio::test]
+async fn a_second_watch_of_a_type_ends() {
+    let running = serve(SnapshotCache::new(), AllowAny, 0).await;
+    let client = AdsClient::builder(node("n")).server(&running.uri).start().unwrap();
+    let _first = client.watch::<Cluster>(Names::all());
+    let mut second = client.watch::<Cluster>(Names::all());
+    assert!(timeout(PATIENCE, second.next()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_unreachable_server_is_followed_by_the_next() {
+    let cache = SnapshotCache::new();
+    cache.set("n", Snapshot::builder().add(&cluster("a", "1")).unwrap().build());
+    let running = serve(cache, AllowAny, 0).await;
+    let client =
+        AdsClient::builder(node("n")).server("http://127.0.0.1:1").server(&running.uri).start().unwrap();
+    let mut clusters = client.watch::<Cluster>(Names::all());
+    let update = timeout(PATIENCE, clusters.next()).await.unwrap().unwrap();
+    assert_eq!(update.upserts.len(), 1);
+    update.accept();
+    let connection = client.connection();
+    assert_eq!(connection.borrow().server.trim_end_matches('/'), running.uri);
+    assert_eq!(Arc::new(client).resources().await.unwrap()[&TypeUrl::CLUSTER]["a"].version.len(), 16);
+}
