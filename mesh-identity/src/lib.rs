@@ -13,6 +13,7 @@ pub mod istio_ca;
 pub mod jwt;
 pub mod source;
 pub mod tls;
+pub mod workload_api;
 pub mod x509;
 
 pub use authorizer::Authorizer;
