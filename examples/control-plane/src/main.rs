@@ -1,2 +1,5 @@
-//! The control plane: resources in; xDS, certificates and injection out.
-fn main() {}
+//! `mesh-control`; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    mesh_control::run(std::env::args_os().skip(1))
+}

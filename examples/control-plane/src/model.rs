@@ -173,6 +173,16 @@ impl Service {
         self.ports.iter().find(|port| port.port == number)
     }
 
+    /// Whether `other` is the same service with, at most, other endpoints behind it.
+    pub fn same_but_endpoints(&self, other: &Self) -> bool {
+        (&self.host, &self.name, &self.namespace) == (&other.host, &other.name, &other.namespace)
+            && (&self.vips, &self.cidrs, &self.ports) == (&other.vips, &other.cidrs, &other.ports)
+            && (self.discovery, self.external, self.kubernetes)
+                == (other.discovery, other.external, other.kubernetes)
+            && (&self.export_to, &self.identities, self.publish_not_ready)
+                == (&other.export_to, &other.identities, other.publish_not_ready)
+    }
+
     /// Whether it has no virtual address and DNS names its endpoints.
     pub fn headless(&self) -> bool {
         self.kubernetes && self.discovery == Discovery::OriginalDst
@@ -254,6 +264,17 @@ pub struct SidecarRule {
     pub spec: Arc<Sidecar>,
 }
 
+/// One port that a workload serves for a service.
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'m> {
+    /// The service.
+    pub service: &'m Arc<Service>,
+    /// The service's port.
+    pub port: u16,
+    /// The workload's port.
+    pub target: u16,
+}
+
 /// Everything that translation reads.
 #[derive(Debug, Clone, Default)]
 pub struct Mesh {
@@ -274,6 +295,8 @@ pub struct Mesh {
     /// Namespaces that exist.
     pub namespaces: BTreeSet<String>,
     by_host: HashMap<String, usize>,
+    /// What each workload serves, oldest service first; endpoints without a workload are under their address.
+    served: HashMap<(String, String), Vec<(usize, u16, u16)>>,
     workloads: HashMap<(String, String), Arc<Workload>>,
 }
 
@@ -296,6 +319,46 @@ impl Mesh {
     /// All workloads, in no particular order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values()
+    }
+
+    /// What a workload serves, oldest service first.
+    pub fn served(&self, namespace: &str, name: &str, ips: &[IpAddr]) -> Vec<Served<'_>> {
+        let mut found: Vec<(usize, u16, u16)> = Vec::new();
+        let by_ip = ips.iter().map(|ip| (String::new(), ip.to_string()));
+        for key in std::iter::once((namespace.to_owned(), name.to_owned())).chain(by_ip) {
+            found.extend(self.served.get(&key).into_iter().flatten());
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+            .into_iter()
+            .filter_map(|(service, port, target)| {
+                Some(Served { service: self.services.get(service)?, port, target })
+            })
+            .collect()
+    }
+
+    /// Whether everything but the services' details is the same, so that only those need a closer look.
+    pub fn same_but_services(&self, other: &Self) -> bool {
+        fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
+            Arc::ptr_eq(a, b) || a == b
+        }
+        let routes = self.routes.len() == other.routes.len()
+            && self.routes.iter().zip(&other.routes).all(|(a, b)| {
+                (&a.namespace, &a.name, &a.hosts) == (&b.namespace, &b.name, &b.hosts)
+                    && same(&a.spec, &b.spec)
+            });
+        let traffic = self.traffic.len() == other.traffic.len()
+            && self.traffic.iter().zip(&other.traffic).all(|(a, b)| {
+                (&a.namespace, &a.name, &a.host) == (&b.namespace, &b.name, &b.host) && same(&a.spec, &b.spec)
+            });
+        let sidecars = self.sidecars.len() == other.sidecars.len()
+            && self
+                .sidecars
+                .iter()
+                .zip(&other.sidecars)
+                .all(|(a, b)| a.namespace == b.namespace && same(&a.spec, &b.spec));
+        routes && traffic && sidecars && self.settings == other.settings && self.peers == other.peers
     }
 
     /// Whether `service` selects `workload` by labels.

@@ -21,14 +21,16 @@ use std::net::IpAddr;
 
 pub use endpoints::load_assignment;
 pub use names::ClusterName;
-pub use view::{Program, View, ViewKey};
+pub use view::ViewKey;
+
+use view::Program;
 
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
 use mesh_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use mesh_xds::pb::envoy::config::listener::v3::Listener;
 use mesh_xds::pb::envoy::config::route::v3::RouteConfiguration;
 
-use crate::model::Mesh;
+use crate::model::{Mesh, Service};
 
 /// Port at which a sidecar accepts redirected outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -63,16 +65,58 @@ pub struct Resources {
 
 /// Translates for one proxy, without caches: what tests and tools want.
 pub fn translate(mesh: &Mesh, proxy: &Proxy) -> Resources {
-    let program = Program::of(mesh, proxy);
-    let mut listeners = vec![inbound::listener(mesh, proxy)];
-    listeners.extend(outbound::listeners(&program, &proxy.ips));
-    let mut clusters = clusters::outbound(&program);
-    clusters.extend(inbound::clusters(mesh, proxy));
-    Resources {
-        listeners,
-        routes: routes::configurations(&program),
-        clusters,
-        endpoints: endpoints::assignments(&program),
+    let world = outbound(mesh, proxy);
+    let (listener, own_clusters) = inbound(mesh, proxy);
+    let mut listeners = vec![listener];
+    listeners.extend(world.listeners(&proxy.ips));
+    let mut clusters = world.clusters();
+    clusters.extend(own_clusters);
+    Resources { listeners, routes: world.routes(), clusters, endpoints: world.endpoints() }
+}
+
+/// The client's side of a proxy: the same for every proxy of its [`ViewKey`].
+pub fn outbound<'m>(mesh: &'m Mesh, proxy: &Proxy) -> Outbound<'m> {
+    Outbound(Program::of(mesh, proxy))
+}
+
+/// The server's side of a proxy: `virtualInbound` and the clusters behind it.
+pub fn inbound(mesh: &Mesh, proxy: &Proxy) -> (Listener, Vec<Cluster>) {
+    inbound::translate(mesh, proxy)
+}
+
+/// The load assignments of one service as `world` sees it.
+pub fn service_endpoints(world: &Outbound<'_>, service: &Service) -> Vec<ClusterLoadAssignment> {
+    endpoints::of_service(&world.0, service)
+}
+
+/// What the proxies of one view share.
+#[derive(Debug, Clone)]
+pub struct Outbound<'m>(Program<'m>);
+
+impl Outbound<'_> {
+    /// Listeners, for a proxy with these addresses (only headless services' listeners depend on them).
+    pub fn listeners(&self, own: &[IpAddr]) -> Vec<Listener> {
+        outbound::listeners(&self.0, own)
+    }
+
+    /// Route configurations.
+    pub fn routes(&self) -> Vec<RouteConfiguration> {
+        routes::configurations(&self.0)
+    }
+
+    /// Clusters.
+    pub fn clusters(&self) -> Vec<Cluster> {
+        clusters::outbound(&self.0)
+    }
+
+    /// Load assignments.
+    pub fn endpoints(&self) -> Vec<ClusterLoadAssignment> {
+        endpoints::assignments(&self.0)
+    }
+
+    /// Whether listeners depend on which proxy asks.
+    pub fn has_headless(&self) -> bool {
+        self.0.view.services.iter().any(|service| service.headless())
     }
 }
 

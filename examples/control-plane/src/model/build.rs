@@ -32,6 +32,18 @@ pub(super) fn build(state: &State, settings: MeshSettings) -> Mesh {
     for (index, service) in services.iter().enumerate() {
         by_host.entry(service.host.clone()).or_insert(index);
     }
+    let mut served: HashMap<(String, String), Vec<(usize, u16, u16)>> = HashMap::new();
+    for (index, service) in services.iter().enumerate() {
+        for (port, endpoints) in &service.endpoints {
+            for endpoint in endpoints {
+                let key = match &endpoint.workload {
+                    Some(workload) => (workload.namespace.clone(), workload.name.clone()),
+                    None => (String::new(), endpoint.address.clone()),
+                };
+                served.entry(key).or_default().push((index, *port, endpoint.port));
+            }
+        }
+    }
     let Builder { mut mesh, workloads, .. } = builder;
     mesh.routes.sort_by(|a, b| a.age.cmp(&b.age));
     mesh.traffic.sort_by(|a, b| a.age.cmp(&b.age));
@@ -40,6 +52,7 @@ pub(super) fn build(state: &State, settings: MeshSettings) -> Mesh {
         settings,
         services,
         by_host,
+        served,
         workloads: workloads.into_iter().map(|w| ((w.namespace.clone(), w.name.clone()), w)).collect(),
         ..mesh
     }

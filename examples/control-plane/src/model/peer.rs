@@ -7,7 +7,7 @@ use super::Age;
 use crate::resources::{MtlsMode, PeerAuthentication};
 
 /// All PeerAuthentications, ready for questions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PeerPolicies {
     mesh: MtlsMode,
     namespaces: HashMap<String, MtlsMode>,

@@ -39,62 +39,54 @@ struct Port {
 /// The workload's ports by number; of several services on one, the oldest decides the protocol.
 fn ports(mesh: &Mesh, proxy: &Proxy) -> Vec<Port> {
     let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
-    for service in &mesh.services {
-        for (service_port, endpoints) in &service.endpoints {
-            let Some(port) = service.port(*service_port).filter(|p| p.protocol != Protocol::Udp) else {
-                continue;
-            };
-            for endpoint in endpoints {
-                let ours = match &endpoint.workload {
-                    Some(workload) => {
-                        (&workload.namespace, &workload.name) == (&proxy.namespace, &proxy.name)
-                    }
-                    None => proxy.ips.iter().any(|ip| ip.to_string() == endpoint.address),
-                };
-                if ours {
-                    let entry = ports.entry(endpoint.port).or_insert_with(|| Port {
-                        target: endpoint.port,
-                        service_port: *service_port,
-                        protocol: port.protocol,
-                        services: Vec::new(),
-                    });
-                    if !entry.services.iter().any(|known| known.host == service.host) {
-                        entry.services.push(Arc::clone(service));
-                    }
-                }
-            }
-        }
-        add_pending(mesh, proxy, service, &mut ports);
+    for served in mesh.served(&proxy.namespace, &proxy.name, &proxy.ips) {
+        add(&mut ports, served.service, served.port, served.target);
     }
+    add_pending(mesh, proxy, &mut ports);
     ports.into_values().collect()
 }
 
-/// A workload that has no address yet is not among the endpoints; its ports are known all the same.
-fn add_pending(mesh: &Mesh, proxy: &Proxy, service: &Arc<Service>, ports: &mut BTreeMap<u16, Port>) {
-    let Some(workload) = mesh.workload(&proxy.namespace, &proxy.name) else { return };
-    let selected =
-        workload.ips.is_empty() && service.namespace == workload.namespace && mesh.selects(service, workload);
-    if !selected {
-        return;
-    }
-    for port in service.ports.iter().filter(|p| p.protocol != Protocol::Udp) {
-        let target = match &port.target {
-            IntOrString::Int(number) => Some(*number),
-            IntOrString::String(name) => workload.named_ports.get(name).copied(),
-        };
-        let Some(target) = target else { continue };
-        let entry = ports.entry(target).or_insert_with(|| Port {
-            target,
-            service_port: port.port,
-            protocol: port.protocol,
-            services: Vec::new(),
-        });
+fn add(ports: &mut BTreeMap<u16, Port>, service: &Arc<Service>, service_port: u16, target: u16) {
+    let Some(port) = service.port(service_port).filter(|p| p.protocol != Protocol::Udp) else { return };
+    let entry = ports.entry(target).or_insert_with(|| Port {
+        target,
+        service_port,
+        protocol: port.protocol,
+        services: Vec::new(),
+    });
+    if !entry.services.iter().any(|known| known.host == service.host) {
         entry.services.push(Arc::clone(service));
     }
 }
 
+/// A workload that has no address yet is not among the endpoints; its ports are known all the same.
+fn add_pending(mesh: &Mesh, proxy: &Proxy, ports: &mut BTreeMap<u16, Port>) {
+    let Some(workload) = mesh.workload(&proxy.namespace, &proxy.name) else { return };
+    if !workload.ips.is_empty() {
+        return;
+    }
+    let selecting = |s: &&Arc<Service>| s.namespace == workload.namespace && mesh.selects(s, workload);
+    for service in mesh.services.iter().filter(selecting) {
+        for port in &service.ports {
+            let target = match &port.target {
+                IntOrString::Int(number) => Some(*number),
+                IntOrString::String(name) => workload.named_ports.get(name).copied(),
+            };
+            if let Some(target) = target {
+                add(ports, service, port.port, target);
+            }
+        }
+    }
+}
+
+/// The listener and its clusters.
+pub(super) fn translate(mesh: &Mesh, proxy: &Proxy) -> (pb::Listener, Vec<cluster_pb::Cluster>) {
+    let served = ports(mesh, proxy);
+    (listener(mesh, proxy, &served), clusters(mesh, proxy, &served))
+}
+
 /// `virtualInbound`.
-pub(super) fn listener(mesh: &Mesh, proxy: &Proxy) -> pb::Listener {
+fn listener(mesh: &Mesh, proxy: &Proxy, served: &[Port]) -> pb::Listener {
     let access = rbac::Access::of(mesh, proxy);
     let builder = Builder { mesh, access };
     let mode = |port: Option<u16>| mesh.peers.mode(&proxy.namespace, &proxy.labels, port);
@@ -108,7 +100,6 @@ pub(super) fn listener(mesh: &Mesh, proxy: &Proxy) -> pb::Listener {
         ..pb::FilterChain::default()
     }];
     chains.extend(builder.passthrough(mode(None), None));
-    let served = ports(mesh, proxy);
     let numbers: BTreeSet<u16> = served.iter().map(|port| port.target).collect();
     let mut modes: Vec<(u16, MtlsMode, Protocol)> = Vec::new();
     for port in mesh.peers.overridden_ports(&proxy.namespace, &proxy.labels) {
@@ -117,7 +108,7 @@ pub(super) fn listener(mesh: &Mesh, proxy: &Proxy) -> pb::Listener {
             modes.push((port, mode(Some(port)), Protocol::Auto));
         }
     }
-    for port in &served {
+    for port in served {
         let mode = mode(Some(port.target));
         chains.extend(builder.of_port(port, mode));
         modes.push((port.target, mode, port.protocol));
@@ -350,9 +341,9 @@ fn inline_routes(
 }
 
 /// The clusters behind `virtualInbound`.
-pub(super) fn clusters(mesh: &Mesh, proxy: &Proxy) -> Vec<cluster_pb::Cluster> {
+fn clusters(mesh: &Mesh, proxy: &Proxy, served: &[Port]) -> Vec<cluster_pb::Cluster> {
     let program = Program::of(mesh, proxy);
-    let mut all: Vec<_> = ports(mesh, proxy)
+    let mut all: Vec<_> = served
         .iter()
         .map(|port| {
             let mut cluster = to_original_destination(inbound_cluster(port.target));

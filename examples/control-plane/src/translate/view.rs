@@ -39,32 +39,32 @@ fn label_sensitive(mesh: &Mesh) -> bool {
 
 /// The outbound world of one view.
 #[derive(Debug, Clone)]
-pub struct View {
+pub(super) struct View {
     /// The namespace of the proxies.
-    pub namespace: String,
+    pub(super) namespace: String,
     /// Their labels.
-    pub labels: BTreeMap<String, String>,
+    pub(super) labels: BTreeMap<String, String>,
     /// Whether unknown destinations are refused.
-    pub registry_only: bool,
+    pub(super) registry_only: bool,
     /// Services in view, oldest first.
-    pub services: Vec<Arc<Service>>,
+    pub(super) services: Vec<Arc<Service>>,
 }
 
 /// A view together with the mesh that it was taken of.
 #[derive(Debug, Clone)]
-pub struct Program<'m> {
+pub(super) struct Program<'m> {
     /// The mesh.
-    pub mesh: &'m Mesh,
+    pub(super) mesh: &'m Mesh,
     /// The view.
-    pub view: View,
+    pub(super) view: View,
     /// VirtualServices in view, oldest first.
-    pub routes: Vec<&'m RouteRule>,
+    pub(super) routes: Vec<&'m RouteRule>,
     by_host: BTreeMap<String, Arc<Service>>,
 }
 
 impl<'m> Program<'m> {
     /// What `proxy` sees of `mesh`.
-    pub fn of(mesh: &'m Mesh, proxy: &Proxy) -> Self {
+    pub(super) fn of(mesh: &'m Mesh, proxy: &Proxy) -> Self {
         let scope = Scope::of(mesh, &proxy.namespace, &proxy.labels);
         let routes = scope.routes(mesh);
         let services = scope.services(mesh, &routes);
@@ -79,7 +79,7 @@ impl<'m> Program<'m> {
     }
 
     /// The service of this host, if in view.
-    pub fn service(&self, host: &str) -> Option<&Arc<Service>> {
+    pub(super) fn service(&self, host: &str) -> Option<&Arc<Service>> {
         self.by_host.get(host)
     }
 

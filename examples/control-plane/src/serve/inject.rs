@@ -1,0 +1,85 @@
+//! The injection webhook: bytes in, bytes out; the decision is `mesh-inject`'s.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use mesh_inject::{Cluster, HttpRequest, Injector, Settings};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::http::{Answer, Call, Handler, answer, text};
+use super::monitor::Metrics;
+use super::{ServeError, Shared};
+use crate::resources::Spec;
+use crate::store::State;
+
+/// Largest review that is read: an object of at most 1.5 MiB, its old version and its envelope.
+const MAX_REVIEW: usize = 6 << 20;
+
+/// Answers `/inject`.
+pub(super) struct Webhook {
+    injector: Injector,
+    state: watch::Receiver<Arc<State>>,
+    metrics: Metrics,
+}
+
+impl Webhook {
+    pub(super) fn new(shared: &Shared) -> Result<Self, ServeError> {
+        let mesh = &shared.config.mesh;
+        let settings = Settings {
+            mesh: json!({
+                "trustDomain": mesh.trust_domain,
+                "rootNamespace": mesh.root_namespace,
+            }),
+            ..Settings::default()
+        };
+        Ok(Self {
+            injector: Injector::new(settings)?,
+            state: shared.state.clone(),
+            metrics: shared.metrics.clone(),
+        })
+    }
+}
+
+impl Handler for Webhook {
+    fn max_body(&self) -> usize {
+        MAX_REVIEW
+    }
+
+    async fn handle(&self, call: Call) -> Answer {
+        if call.path == "/ready" {
+            return text(StatusCode::OK, "ready\n");
+        }
+        if !(call.path == "/inject" || call.path.starts_with("/inject/")) {
+            return text(StatusCode::NOT_FOUND, "not found\n");
+        }
+        if call.method != Method::POST {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview\n");
+        }
+        let cluster = cluster(&self.state.borrow());
+        let content_type = call.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let request = HttpRequest { content_type, path: &call.path, body: &call.body };
+        let reply = self.injector.review(&request, &cluster);
+        self.metrics.reviewed(reply.outcome.reason());
+        tracing::info!(outcome = reply.outcome.reason(), "admission review");
+        let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        answer(status, reply.content_type, reply.body)
+    }
+}
+
+/// What the injector may know of the cluster: its namespaces.
+fn cluster(state: &State) -> Cluster {
+    let mut cluster = Cluster::default();
+    for object in state.objects.values().filter(|object| object.spec == Spec::Namespace) {
+        cluster.add_namespace(json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "name": object.key.name,
+                "labels": object.meta.labels,
+                "annotations": object.meta.annotations,
+            },
+        }));
+    }
+    cluster
+}

@@ -1,0 +1,166 @@
+//! The monitoring port: readiness, metrics and, for those who may, debugging pages.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use mesh_identity::auth::CallerCredentials;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use super::http::{Answer, Call, Handler, answer, text};
+use super::{Shared, debug};
+
+/// Requests here have no body.
+const MAX_BODY: usize = 4096;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabel {
+    r#type: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: String,
+}
+
+/// What is counted. Clones share.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    registry: Arc<Registry>,
+    pub(super) connections: Gauge,
+    pushes: Family<TypeLabel, Counter>,
+    push_seconds: Histogram,
+    rejects: Family<TypeLabel, Counter>,
+    reviews: Family<OutcomeLabel, Counter>,
+    resources: Gauge,
+    rejected_resources: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let this = Self {
+            registry: Arc::default(),
+            connections: Gauge::default(),
+            pushes: Family::default(),
+            push_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            rejects: Family::default(),
+            reviews: Family::default(),
+            resources: Gauge::default(),
+            rejected_resources: Gauge::default(),
+        };
+        registry.register("pilot_xds", "Connected xDS streams", this.connections.clone());
+        registry.register("pilot_pushes", "Pushes by kind", this.pushes.clone());
+        registry.register(
+            "pilot_push_seconds",
+            "Time to translate and hand over a push",
+            this.push_seconds.clone(),
+        );
+        registry.register("pilot_total_xds_rejects", "Responses that clients rejected", this.rejects.clone());
+        registry.register("sidecar_injection_reviews", "Admission reviews by outcome", this.reviews.clone());
+        registry.register("mesh_control_resources", "Resources in force", this.resources.clone());
+        registry.register(
+            "mesh_control_rejected_resources",
+            "Resources whose newest version is not in force",
+            this.rejected_resources.clone(),
+        );
+        Self { registry: Arc::new(registry), ..this }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("connections", &self.connections.get()).finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    pub(super) fn pushed(&self, kind: &str, took: Duration) {
+        self.pushes.get_or_create(&TypeLabel { r#type: kind.to_owned() }).inc();
+        self.push_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn rejected(&self, kind: &str) {
+        self.rejects.get_or_create(&TypeLabel { r#type: kind.to_owned() }).inc();
+    }
+
+    pub(super) fn reviewed(&self, outcome: &str) {
+        self.reviews.get_or_create(&OutcomeLabel { outcome: outcome.to_owned() }).inc();
+    }
+}
+
+/// Answers on the monitoring port.
+pub(super) struct Pages {
+    shared: Arc<Shared>,
+}
+
+impl Pages {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn metrics(&self) -> Answer {
+        let metrics = &self.shared.metrics;
+        {
+            let state = self.shared.state.borrow();
+            metrics.resources.set(i64::try_from(state.objects.len()).unwrap_or(i64::MAX));
+            metrics.rejected_resources.set(i64::try_from(state.rejected.len()).unwrap_or(i64::MAX));
+        }
+        let mut body = String::new();
+        match encode(&mut body, &metrics.registry) {
+            Ok(()) => {
+                answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body)
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+
+    /// Debugging pages show every workload's configuration: loopback, or an identity of the root namespace.
+    async fn may_debug(&self, call: &Call) -> bool {
+        if self.shared.config.open_debug || call.peer.ip().to_canonical().is_loopback() {
+            return true;
+        }
+        let header = call.headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) else { return false };
+        let credentials = CallerCredentials::from_token(token.trim());
+        match self.shared.authenticators.authenticate(&credentials).await {
+            Ok(caller) => {
+                caller.id.istio().is_some_and(|name| name.namespace == self.shared.config.mesh.root_namespace)
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+impl Handler for Pages {
+    fn max_body(&self) -> usize {
+        MAX_BODY
+    }
+
+    async fn handle(&self, call: Call) -> Answer {
+        if call.method != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        }
+        match call.path.as_str() {
+            "/ready" => text(StatusCode::OK, "ready\n"),
+            "/metrics" => self.metrics(),
+            path if path.starts_with("/debug/") || path == "/debug" => {
+                if !self.may_debug(&call).await {
+                    return text(
+                        StatusCode::UNAUTHORIZED,
+                        "debugging pages are for loopback and for identities of the root namespace\n",
+                    );
+                }
+                debug::page(&self.shared, path.trim_start_matches("/debug").trim_matches('/'), &call.query)
+            }
+            _ => text(StatusCode::NOT_FOUND, "not found\n"),
+        }
+    }
+}
