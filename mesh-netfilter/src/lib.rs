@@ -8,6 +8,7 @@ pub mod original_dst;
 mod plan;
 pub mod routing;
 pub mod ruleset;
+pub mod text;
 pub mod trace;
 
 pub use interception::{

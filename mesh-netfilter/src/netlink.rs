@@ -17,6 +17,7 @@ use nix::sys::socket::SockProtocol;
 use crate::plan::{Applied, Change, Plan, RuleCounter};
 use crate::ruleset::{Chain, Ruleset, TABLE};
 use live::{Live, LiveRule};
+pub(crate) use lower::chain_name;
 use lower::{BaseChain, Lowered, LoweredChain, LoweredRule, hook_of};
 use socket::Socket;
 use wire::Messages;

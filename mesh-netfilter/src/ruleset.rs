@@ -229,6 +229,11 @@ pub enum Match {
         /// Whether it must be none of them.
         invert: bool,
     },
+    /// Always holds; words for people.
+    Comment {
+        /// The words.
+        text: String,
+    },
     /// Something this crate does not model; kept as its words so that text survives a round trip. A trace cannot decide it.
     Foreign {
         /// The words, as iptables or nft writes them.

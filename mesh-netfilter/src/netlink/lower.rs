@@ -180,6 +180,7 @@ fn lower_match(each: &Match, mut alternatives: Vec<Vec<Expr>>) -> Result<Vec<Vec
             let compare = equal(!*invert, vec![0; 4]);
             all(&mut alternatives, [Expr::Ct(Ct::State), Expr::Mask(bits.to_ne_bytes().into()), compare]);
         }
+        Match::Comment { .. } => {}
         Match::Foreign { .. } => return Err("it has a match that is only known by its words"),
     }
     Ok(alternatives)

@@ -23,9 +23,11 @@ impl Rule {
                 write_base(each, out)?;
             }
         }
+        let mut before = None;
         for each in self.matches.iter().filter(|each| base_order(each).is_none()) {
             space(out, &mut first)?;
-            self.write_extension(each, out)?;
+            self.write_extension(before, each, out)?;
+            before = Some(each);
         }
         if self.target != Target::Count {
             space(out, &mut first)?;
@@ -33,10 +35,12 @@ impl Rule {
         write_target(&self.target, out, family)
     }
 
-    fn write_extension(&self, each: &Match, out: &mut impl Write) -> fmt::Result {
+    fn write_extension(&self, before: Option<&Match>, each: &Match, out: &mut impl Write) -> fmt::Result {
         match each {
-            Match::SourcePorts { ports, invert } => self.write_ports(out, ports, *invert, "sport"),
-            Match::DestinationPorts { ports, invert } => self.write_ports(out, ports, *invert, "dport"),
+            Match::SourcePorts { ports, invert } => self.write_ports(out, ports, *invert, ("sport", false)),
+            Match::DestinationPorts { ports, invert } => {
+                self.write_ports(out, ports, *invert, ("dport", self.continues(before, each)))
+            }
             Match::Uid { owner, invert } => write!(out, "-m owner {}--uid-owner {owner}", not(*invert)),
             Match::Gid { owner, invert } => write!(out, "-m owner {}--gid-owner {owner}", not(*invert)),
             Match::Mark { value, mask, invert } => {
@@ -56,8 +60,20 @@ impl Rule {
                 }
                 Ok(())
             }
+            Match::Comment { text } => write!(out, "-m comment --comment {}", crate::text::quoted(text)),
             Match::Foreign { words } => out.write_str(words),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether this is said in the same breath as the extension before it: two ports of one protocol.
+    fn continues(&self, before: Option<&Match>, each: &Match) -> bool {
+        let single = |ports: &[PortRange]| ports.len() == 1;
+        match (before, each) {
+            (Some(Match::SourcePorts { ports: a, .. }), Match::DestinationPorts { ports: b, .. }) => {
+                single(a) && single(b)
+            }
+            _ => false,
         }
     }
 
@@ -66,7 +82,7 @@ impl Rule {
         out: &mut impl Write,
         ports: &[PortRange],
         invert: bool,
-        word: &str,
+        (word, continues): (&str, bool),
     ) -> fmt::Result {
         let invert = not(invert);
         if let [port] = ports {
@@ -74,7 +90,7 @@ impl Rule {
                 Match::Protocol { protocol, .. } => Some(protocol),
                 _ => None,
             });
-            if let Some(protocol) = protocol {
+            if let Some(protocol) = protocol.filter(|_| !continues) {
                 write!(out, "-m {protocol} ")?;
             }
             return write!(out, "{invert}--{word} {port}");

@@ -60,6 +60,6 @@ fn not(each: &Match, now: &Now<'_>) -> String {
         Match::Mark { .. } => format!("mark is {:#x}", now.mark),
         Match::ConnMark { .. } => format!("connection's mark is {:#x}", now.connmark),
         Match::State { .. } => is("state", now.packet.state.as_str()),
-        Match::Foreign { words } => words.clone(),
+        Match::Comment { text } | Match::Foreign { words: text } => text.clone(),
     }
 }

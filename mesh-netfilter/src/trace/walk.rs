@@ -305,6 +305,7 @@ fn holds(each: &Match, now: &Now<'_>, dialect: Dialect) -> Option<bool> {
         Match::Mark { value, mask, invert } => ((now.mark & mask) == *value) != *invert,
         Match::ConnMark { value, mask, invert } => ((now.connmark & mask) == *value) != *invert,
         Match::State { states, invert } => states.contains(&now.packet.state) != *invert,
+        Match::Comment { .. } => true,
         Match::Foreign { .. } => return None,
     })
 }
