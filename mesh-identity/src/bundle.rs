@@ -184,8 +184,7 @@ impl TrustBundle {
         let Some(serial) = serial_bytes(serial) else { return false };
         self.crls
             .iter()
-            // The parser keeps the name's content without its outer tag and length.
-            .filter(|crl| issuer.ends_with(crl.issuer()))
+            .filter(|crl| der_content(issuer) == Some(crl.issuer()))
             .any(|crl| matches!(crl.find_serial(&serial), Ok(Some(_))))
     }
 }
@@ -203,6 +202,14 @@ impl PartialEq for TrustBundle {
 }
 
 impl Eq for TrustBundle {}
+
+/// A DER value without its outer tag and length: how the parser of revocation lists keeps names.
+fn der_content(der: &[u8]) -> Option<&[u8]> {
+    let (_, rest) = der.split_first()?;
+    let (&length, rest) = rest.split_first()?;
+    let skipped = if length & 0x80 == 0 { 0 } else { usize::from(length & 0x7f) };
+    rest.get(skipped..)
+}
 
 /// The bytes of a serial as DER has them: a zero byte first when the number would look negative.
 pub(crate) fn serial_bytes(hex: &str) -> Option<Vec<u8>> {

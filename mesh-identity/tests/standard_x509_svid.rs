@@ -74,6 +74,19 @@ fn key_usage_not_critical(bits: u8) -> CustomExtension {
     CustomExtension::from_oid_content(&[2, 5, 29, 15], vec![3, 2, 0, bits])
 }
 
+fn names_not_critical(params: &mut CertificateParams) {
+    let name = b"spiffe://td.example/web";
+    let mut der = vec![0x30, 2 + name.len() as u8, 0x86, name.len() as u8];
+    der.extend(name);
+    params.subject_alt_names.clear();
+    params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 17], der));
+}
+
+fn with_a_subject(params: &mut CertificateParams) {
+    params.distinguished_name.push(DnType::OrganizationName, "example");
+    names_not_critical(params);
+}
+
 /// Section, statement, how a good leaf is changed, and the reason of the refusal (`None`: accepted).
 const LEAVES: &[(&str, &str, Edit, Option<&str>)] = &[
     ("2", "one URI name", |_| {}, None),
@@ -121,6 +134,8 @@ const LEAVES: &[(&str, &str, Edit, Option<&str>)] = &[
         |p| p.subject_alt_names = vec![uri("spiffe://td.example")],
         Some("spiffe_id"),
     ),
+    ("3.1", "without a subject, names are critical", names_not_critical, Some("names_not_critical")),
+    ("3.1", "with a subject, names need not be critical", with_a_subject, None),
     ("4.1", "a leaf may leave basic constraints out", |p| p.is_ca = IsCa::NoCa, None),
     (
         "4.1",

@@ -25,16 +25,6 @@ pub enum BundleJsonError {
         #[from]
         source: JwtError,
     },
-    /// An `x509-svid` key without exactly one certificate.
-    #[error(
-        "x509-svid key {index} has {count} certificates in x5c, expected one (SPIFFE bundle 4.2.2, X.509-SVID 6.1)"
-    )]
-    CertificateCount {
-        /// Its place in the document.
-        index: usize,
-        /// How many it has.
-        count: usize,
-    },
     /// An `x5c` entry that is not base64 of a usable certificate.
     #[error("x509-svid key {index}: {source}")]
     Certificate {
@@ -42,12 +32,6 @@ pub enum BundleJsonError {
         index: usize,
         /// What is wrong.
         source: X509Error,
-    },
-    /// A `jwt-svid` key without an ID.
-    #[error("jwt-svid key {index} has no kid (JWT-SVID 6.1)")]
-    KeyId {
-        /// Its place in the document.
-        index: usize,
     },
     /// `spiffe_sequence` or `spiffe_refresh_hint` is not a whole number.
     #[error("{field} is not a whole number (SPIFFE bundle 4.1)")]
@@ -62,17 +46,16 @@ impl BundleJsonError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Document { source } => source.reason(),
-            Self::CertificateCount { .. } => "certificate_count",
             Self::Certificate { source, .. } => source.reason(),
-            Self::KeyId { .. } => "key_id",
             Self::Number { .. } => "number",
         }
     }
 }
 
 impl TrustBundle {
-    /// Reads a SPIFFE bundle document (SPIFFE trust domain and bundle, section 4). Keys of an unknown `use`, or
-    /// without one, are passed over as the standard says.
+    /// Reads a SPIFFE bundle document (SPIFFE trust domain and bundle, section 4). Keys of an unknown `use` or
+    /// without one, `x509-svid` keys without a certificate (X.509-SVID 6.2) and `jwt-svid` keys without a `kid`
+    /// (JWT-SVID 6.2) are passed over, as the standards say.
     ///
     /// # Errors
     /// A document over its bounds or of another shape, or a key for SVIDs that is malformed.
@@ -83,14 +66,12 @@ impl TrustBundle {
         for (index, jwk) in keys.iter().enumerate() {
             match KeyUse::of(jwk) {
                 KeyUse::X509Svid => {
-                    let root = x5c(jwk.get("x5c"), index)?;
+                    let Some(root) = x5c(jwk.get("x5c"), index)? else { continue };
                     bundle.add_root(root).map_err(|source| BundleJsonError::Certificate { index, source })?;
                 }
                 KeyUse::JwtSvid => {
-                    if let Some(key) = VerifyingKey::from_jwk(jwk, index)? {
-                        key.kid().ok_or(BundleJsonError::KeyId { index })?;
-                        jwt_keys.push(key);
-                    }
+                    let key = VerifyingKey::from_jwk(jwk, index)?;
+                    jwt_keys.extend(key.filter(|key| key.kid().is_some_and(|kid| !kid.is_empty())));
                 }
                 _ => {}
             }
@@ -127,14 +108,14 @@ impl TrustBundle {
 /// rsaEncryption, 1.2.840.113549.1.1.1, DER.
 const RSA_OID: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 
-fn x5c(value: Option<&Value>, index: usize) -> Result<CertificateDer<'static>, BundleJsonError> {
-    let entries = value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let [entry] = entries else {
-        return Err(BundleJsonError::CertificateCount { index, count: entries.len() });
+/// The first certificate of `x5c`; further ones, and keys without any, are passed over (X.509-SVID 6.2).
+fn x5c(value: Option<&Value>, index: usize) -> Result<Option<CertificateDer<'static>>, BundleJsonError> {
+    let Some(entry) = value.and_then(Value::as_array).and_then(|entries| entries.first()) else {
+        return Ok(None);
     };
     let der = entry.as_str().and_then(|text| STANDARD.decode(text).ok());
     let source = X509Error::Der { detail: "x5c is not base64".to_owned() };
-    der.map(CertificateDer::from).ok_or(BundleJsonError::Certificate { index, source })
+    der.map(|der| Some(CertificateDer::from(der))).ok_or(BundleJsonError::Certificate { index, source })
 }
 
 fn whole_number(document: &Value, field: &'static str) -> Result<Option<u64>, BundleJsonError> {

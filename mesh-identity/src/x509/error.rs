@@ -67,6 +67,9 @@ pub enum X509Error {
         /// The ID.
         id: SpiffeId,
     },
+    /// A leaf without a subject whose alternative names are not critical.
+    #[error("without a subject, the subject alternative names are critical (X.509-SVID 3.1)")]
+    NamesNotCritical,
     /// A leaf that is a CA.
     #[error("a leaf is not a CA (X.509-SVID 4.1)")]
     LeafIsCa,
@@ -175,6 +178,7 @@ impl X509Error {
             Self::Pem { .. } | Self::NoCertificate | Self::Der { .. } | Self::Time { .. } => "malformed",
             Self::NoUriSan | Self::ManyUriSans { .. } => "uri_san_count",
             Self::SpiffeId { .. } | Self::LeafWithoutPath { .. } => "spiffe_id",
+            Self::NamesNotCritical => "names_not_critical",
             Self::LeafIsCa | Self::SignerNotCa => "basic_constraints",
             Self::KeyUsageMissing | Self::KeyUsageNotCritical | Self::LeafWithoutDigitalSignature => {
                 "key_usage"

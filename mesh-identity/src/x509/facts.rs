@@ -15,6 +15,8 @@ pub struct CertificateFacts {
     pub uri_sans: Vec<String>,
     /// DNS subject alternative names, as they stand.
     pub dns_sans: Vec<String>,
+    /// Whether the subject is empty and the subject alternative names are nevertheless not marked critical.
+    pub names_not_critical: bool,
     /// The CA flag of basic constraints; `false` when the extension is missing.
     pub is_ca: bool,
     /// Key usage, if the extension is there.
@@ -65,6 +67,7 @@ impl CertificateFacts {
         let mut facts = Self {
             uri_sans: Vec::new(),
             dns_sans: Vec::new(),
+            names_not_critical: false,
             is_ca: false,
             key_usage: None,
             extended_key_usage: None,
@@ -91,6 +94,8 @@ impl CertificateFacts {
                     if san.general_names.len() > MAX_SANS {
                         return Err(X509Error::TooManySans { count: san.general_names.len() });
                     }
+                    self.names_not_critical =
+                        !extension.critical && certificate.subject().iter_rdn().next().is_none();
                     for name in &san.general_names {
                         match name {
                             GeneralName::URI(uri) => self.uri_sans.push((*uri).to_owned()),
@@ -141,6 +146,9 @@ pub fn check_leaf(facts: &CertificateFacts) -> Result<SpiffeId, X509Error> {
     let id = SpiffeId::parse(uri)?;
     if id.path().is_empty() {
         return Err(X509Error::LeafWithoutPath { id });
+    }
+    if facts.names_not_critical {
+        return Err(X509Error::NamesNotCritical);
     }
     if facts.is_ca {
         return Err(X509Error::LeafIsCa);

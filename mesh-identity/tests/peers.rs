@@ -1,0 +1,17 @@
+//! Programs and libraries that nobody here wrote. A missing one shows as ignored, or fails with
+//! `MESH_REQUIRE_PEERS=1`.
+
+#[path = "peers/openssl.rs"]
+mod openssl;
+#[path = "peers/spiffe_crate.rs"]
+mod spiffe_crate;
+#[path = "peers/support.rs"]
+mod support;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let trials: Vec<Trial> = openssl::trials().into_iter().chain(spiffe_crate::trials()).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
