@@ -182,6 +182,7 @@ impl Injector {
         if inner.settings.openshift {
             clear_openshift_user(base.to_mut());
         }
+        let injected_before = pod::annotation(original, a::STATUS).is_some();
         let native_default = request.cluster.native_sidecars(inner.settings.native_sidecars, original);
         let context = TemplateContext {
             pod: &tpod,
@@ -193,6 +194,9 @@ impl Injector {
             proxy_text: &proxy_text,
             cluster: &cluster_name,
             network: &network,
+            previous_ports: pod::sidecar(original)
+                .filter(|_| injected_before)
+                .and_then(|proxy| pod::env_value(proxy, "ISTIO_META_POD_PORTS")),
             native_default,
             uid,
             gid,
@@ -209,9 +213,9 @@ impl Injector {
             strategic::merge(&mut merged, &overlay, Directives::Honour)?;
         }
         overrides::reapply(&mut merged, &template, &base, &previous)?;
-        overrides::adjust_init_user(&mut merged, &base, proxy.interception_mode());
+        overrides::adjust_init_user(&mut merged, &base, &previous, proxy.interception_mode());
 
-        post::update_cluster_env(&mut merged, &environment);
+        post::update_cluster_env(&mut merged, &environment, injected_before);
         post::prometheus::merge(&mut merged, &inner.mesh, mesh_config.status_port(), &mut warnings)?;
         post::prometheus::secure_port(&mut merged);
         post::probes::rewrite(

@@ -89,13 +89,29 @@ pub(crate) fn template_input(original: &Value, previous: &Overrides, status_port
         }
         annotations.remove(a::STATUS);
     }
+    let mut returned = false;
     for (field, remembered) in
         [("containers", &previous.containers), ("initContainers", &previous.init_containers)]
     {
         for container in remembered {
+            // Upstream moves a sidecar that the user declared among the ordinary containers; it came from there.
+            let moved =
+                pod::name_of(container) == a::PROXY_CONTAINER && container.get("restartPolicy").is_none();
+            let field = if moved { "containers" } else { field };
             if pod::find(pod::list(&pod_in, field), pod::name_of(container)).is_none() {
                 pod::list_mut(&mut pod_in, field).push(container.clone());
+                returned = true;
             }
+        }
+    }
+    // What came back stands where it stands in the pod.
+    for field in ["containers", "initContainers"] {
+        if returned && !pod::list(&pod_in, field).is_empty() {
+            let order: Vec<&str> = pod::list(original, field).iter().map(pod::name_of).collect();
+            let rank = |item: &Value| {
+                order.iter().position(|name| *name == pod::name_of(item)).unwrap_or(order.len())
+            };
+            pod::list_mut(&mut pod_in, field).sort_by_key(rank);
         }
     }
     pod_in
@@ -108,7 +124,6 @@ pub(crate) fn reapply(
     original: &Value,
     previous: &Overrides,
 ) -> Result<(), InjectError> {
-    let injected_before = pod::annotation(original, a::STATUS).is_some();
     let status = Status::of(original).unwrap_or_default();
     let mut remembered = Overrides::default();
     for (field, before) in [("containers", &status.containers), ("initContainers", &status.init_containers)] {
@@ -134,17 +149,35 @@ pub(crate) fn reapply(
             if user.get("image").and_then(Value::as_str) == Some("auto") {
                 pod::as_map(&mut user).remove("image");
             }
-            if init { &mut remembered.init_containers } else { &mut remembered.containers }
-                .push(user.clone());
+            // A layout that changed since may have moved the injector's own container: not a thing to remember.
+            let own_work = [&status.containers, &status.init_containers]
+                .into_iter()
+                .flatten()
+                .any(|known| known == name);
+            if from_annotation.is_some() || !own_work {
+                let list = if init { &mut remembered.init_containers } else { &mut remembered.containers };
+                list.push(user.clone());
+            }
             let mut partial = json!({"spec": {}});
             partial["spec"][field] = json!([written(&user)]);
             strategic::merge(merged, &partial, Directives::Drop)?;
         }
     }
-    let any = !remembered.containers.is_empty() || !remembered.init_containers.is_empty();
-    if any && !injected_before {
-        pod::meta_mut(merged, "annotations")
-            .insert(a::OVERRIDES.to_owned(), Value::String(remembered.render()));
+    // What an earlier injection remembered stays; containers that appeared since join it.
+    let mut all = previous.clone();
+    let mut news = false;
+    for (known, found) in
+        [(&mut all.containers, remembered.containers), (&mut all.init_containers, remembered.init_containers)]
+    {
+        for container in found {
+            if pod::find(known, pod::name_of(&container)).is_none() {
+                known.push(container);
+                news = true;
+            }
+        }
+    }
+    if news {
+        pod::meta_mut(merged, "annotations").insert(a::OVERRIDES.to_owned(), Value::String(all.render()));
     }
     Ok(())
 }
@@ -163,8 +196,15 @@ fn written(container: &Value) -> Value {
 }
 
 /// When the user runs the proxy as another user, the rules must exempt that user.
-pub(crate) fn adjust_init_user(merged: &mut Value, original: &Value, proxy_mode: &str) {
-    let Some(user_proxy) = pod::sidecar(original) else { return };
+pub(crate) fn adjust_init_user(merged: &mut Value, original: &Value, previous: &Overrides, proxy_mode: &str) {
+    let name = a::PROXY_CONTAINER;
+    let status = Status::of(original).unwrap_or_default();
+    let own_work =
+        [&status.containers, &status.init_containers].into_iter().flatten().any(|known| known == name);
+    let user_proxy = pod::find(&previous.containers, name)
+        .or_else(|| pod::find(&previous.init_containers, name))
+        .or_else(|| pod::sidecar(original).filter(|_| !own_work));
+    let Some(user_proxy) = user_proxy else { return };
     let security =
         |field: &str| user_proxy.pointer(&format!("/securityContext/{field}")).and_then(Value::as_i64);
     let (user, group) = (security("runAsUser"), security("runAsGroup"));

@@ -117,6 +117,7 @@ pub struct TemplateContext<'a> {
     pub(crate) proxy_text: &'a str,
     pub(crate) cluster: &'a str,
     pub(crate) network: &'a str,
+    pub(crate) previous_ports: Option<&'a str>,
     pub(crate) native_default: bool,
     pub(crate) uid: i64,
     pub(crate) gid: i64,

@@ -77,7 +77,6 @@ fn env(context: &TemplateContext<'_>) -> Vec<Value> {
     parts::env_app_containers(&mut env, context);
     parts::env_cluster(&mut env, context);
     env.set("ISTIO_META_INTERCEPTION_MODE", context.proxy.interception_mode());
-    parts::env_network(&mut env, context);
     parts::env_workload(&mut env, context, &context.workload.name);
     parts::env_bootstrap(&mut env, context);
     parts::env_mesh(&mut env, context);

@@ -90,7 +90,6 @@ fn agent_env(context: &TemplateContext<'_>) -> Vec<Value> {
     parts::env_proxy(&mut env, context);
     parts::env_app_containers(&mut env, context);
     parts::env_cluster(&mut env, context);
-    parts::env_network(&mut env, context);
     parts::env_workload(&mut env, context, &context.workload.name);
     parts::env_bootstrap(&mut env, context);
     parts::env_mesh(&mut env, context);

@@ -140,7 +140,10 @@ pub(super) fn env_identity(env: &mut Env, context: &TemplateContext<'_>) {
 /// `PROXY_CONFIG` and `ISTIO_META_POD_PORTS`.
 pub(super) fn env_proxy(env: &mut Env, context: &TemplateContext<'_>) {
     env.set("PROXY_CONFIG", context.proxy_text);
-    env.set("ISTIO_META_POD_PORTS", pod_ports(context.pod));
+    let ports = pod_ports(context.pod);
+    // The order in which an earlier injection found the containers is lost; its list is as good if it says the same.
+    let same = |previous: &&str| port_lines(previous) == port_lines(&ports);
+    env.set("ISTIO_META_POD_PORTS", context.previous_ports.filter(same).unwrap_or(&ports));
 }
 
 pub(super) fn env_app_containers(env: &mut Env, context: &TemplateContext<'_>) {
@@ -159,14 +162,11 @@ pub(super) fn env_compliance(env: &mut Env, context: &TemplateContext<'_>) {
 }
 
 pub(super) fn env_cluster(env: &mut Env, context: &TemplateContext<'_>) {
-    env.set("ISTIO_META_CLUSTER_ID", if context.cluster.is_empty() { "Kubernetes" } else { context.cluster });
-    env.field("ISTIO_META_NODE_NAME", "spec.nodeName");
-}
-
-pub(super) fn env_network(env: &mut Env, context: &TemplateContext<'_>) {
-    if !context.values.network.is_empty() {
-        env.set("ISTIO_META_NETWORK", &context.values.network);
+    // A known cluster is put at the end of the list later on.
+    if context.cluster.is_empty() {
+        env.set("ISTIO_META_CLUSTER_ID", "Kubernetes");
     }
+    env.field("ISTIO_META_NODE_NAME", "spec.nodeName");
 }
 
 pub(super) fn env_workload(env: &mut Env, context: &TemplateContext<'_>, name: &str) {
@@ -211,6 +211,13 @@ pub(super) fn env_metadata(env: &mut Env, context: &TemplateContext<'_>) {
     for (key, value) in context.proxy.metadata() {
         env.set(key, value);
     }
+}
+
+/// The entries of a list of ports, whatever their order.
+fn port_lines(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().map(|line| line.trim_start_matches([' ', ','])).collect();
+    lines.sort_unstable();
+    lines
 }
 
 /// The ports of all containers, in the layout that upstream's text template gives them.

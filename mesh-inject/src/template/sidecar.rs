@@ -155,7 +155,6 @@ fn env(context: &TemplateContext<'_>) -> Result<Vec<Value>, InjectError> {
     parts::env_compliance(&mut env, context);
     parts::env_cluster(&mut env, context);
     env.set("ISTIO_META_INTERCEPTION_MODE", context.interception_mode());
-    parts::env_network(&mut env, context);
     let name =
         context.label(a::WORKLOAD_NAME).filter(|name| !name.is_empty()).unwrap_or(&context.workload.name);
     parts::env_workload(&mut env, context, name);
