@@ -61,6 +61,21 @@ impl ConfigError {
         }
     }
 
+    /// The same error, its field seen from one level further out.
+    #[must_use]
+    pub(crate) fn within(self, place: &str) -> Self {
+        let outer = |field: String| format!("{place}.{field}");
+        match self {
+            Self::Invalid { field, value, reason } => Self::Invalid { field: outer(field), value, reason },
+            Self::Missing { field } => Self::Missing { field: outer(field) },
+            Self::Unsupported { field, kind } => Self::Unsupported { field: outer(field), kind },
+            Self::Decode { field, reason } => Self::Decode { field: outer(field), reason },
+            Self::Regex { pattern, source } => {
+                Self::Invalid { field: place.to_owned(), value: pattern, reason: source.to_string() }
+            }
+        }
+    }
+
     /// An [`Invalid`](Self::Invalid) value.
     pub fn invalid(field: impl Into<String>, value: impl ToString, reason: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), value: value.to_string(), reason: reason.into() }

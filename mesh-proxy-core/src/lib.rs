@@ -23,3 +23,5 @@ mod worker;
 pub use body::Body;
 pub use error::{ApplyError, BuildError, ConfigError};
 pub use proxy::{Handle, Proxy, ProxyBuilder};
+#[cfg(feature = "xds")]
+pub mod xds;

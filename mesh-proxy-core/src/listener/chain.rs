@@ -73,7 +73,7 @@ impl ListenerRuntime {
             Some(chain) => Ok(chain),
             None => ChainRuntime::compile(chain, config.direction, shared)
                 .map(Arc::new)
-                .map_err(|error| within(error, &format!("filter_chains[{at}] {:?}", chain.name))),
+                .map_err(|error| error.within(&format!("filter_chains[{at}]"))),
         };
         let chains = config.filter_chains.iter().enumerate().map(compile).collect::<Result<Vec<_>, _>>()?;
         let default_chain =
@@ -105,18 +105,6 @@ impl ListenerRuntime {
 
     pub(crate) fn all_chains(&self) -> impl Iterator<Item = &Arc<ChainRuntime>> {
         self.chains.iter().chain(&self.default_chain)
-    }
-}
-
-fn within(error: ConfigError, place: &str) -> ConfigError {
-    let prefix = |field: String| format!("{place}: {field}");
-    match error {
-        ConfigError::Invalid { field, value, reason } => {
-            ConfigError::Invalid { field: prefix(field), value, reason }
-        }
-        ConfigError::Missing { field } => ConfigError::Missing { field: prefix(field) },
-        ConfigError::Unsupported { field, kind } => ConfigError::Unsupported { field: prefix(field), kind },
-        other => other,
     }
 }
 

@@ -1,0 +1,89 @@
+//! Endpoints.
+
+use mesh_xds::pb::envoy::config::{core::v3 as core, endpoint::v3 as pb};
+
+use super::{At, Result, missing, socket_address, strings, unsupported};
+use crate::config::{Endpoint, EndpointHealth, LoadAssignment, Locality, LocalityEndpoints};
+
+pub(super) fn load_assignment(message: &pb::ClusterLoadAssignment) -> Result<LoadAssignment> {
+    if message.cluster_name.is_empty() {
+        return Err(missing("cluster_name"));
+    }
+    let localities = message
+        .endpoints
+        .iter()
+        .enumerate()
+        .map(|(i, m)| locality(m).at(format!("endpoints[{i}]")))
+        .collect::<Result<_>>()?;
+    let factor = message.policy.as_ref().and_then(|p| p.overprovisioning_factor).unwrap_or(140);
+    Ok(LoadAssignment {
+        cluster_name: message.cluster_name.as_str().into(),
+        localities,
+        overprovisioning_factor: factor.max(1),
+    })
+}
+
+fn locality(message: &pb::LocalityLbEndpoints) -> Result<LocalityEndpoints> {
+    let place = message.locality.as_ref().map_or_else(Locality::default, |l| Locality {
+        region: l.region.as_str().into(),
+        zone: l.zone.as_str().into(),
+        sub_zone: l.sub_zone.as_str().into(),
+    });
+    let endpoints = message
+        .lb_endpoints
+        .iter()
+        .enumerate()
+        .map(|(i, m)| endpoint(m).at(format!("lb_endpoints[{i}]")))
+        .collect::<Result<_>>()?;
+    Ok(LocalityEndpoints {
+        locality: place,
+        weight: message.load_balancing_weight.unwrap_or(1),
+        priority: message.priority,
+        endpoints,
+    })
+}
+
+fn endpoint(message: &pb::LbEndpoint) -> Result<Endpoint> {
+    let Some(pb::lb_endpoint::HostIdentifier::Endpoint(inner)) = &message.host_identifier else {
+        return Err(unsupported("endpoint_name", "an endpoint by name"));
+    };
+    let health = match message.health_status() {
+        core::HealthStatus::Unknown | core::HealthStatus::Healthy => EndpointHealth::Healthy,
+        core::HealthStatus::Degraded => EndpointHealth::Degraded,
+        core::HealthStatus::Draining => EndpointHealth::Draining,
+        core::HealthStatus::Unhealthy | core::HealthStatus::Timeout => EndpointHealth::Unhealthy,
+    };
+    let metadata = |filter: &str| {
+        let fields = message.metadata.as_ref()?.filter_metadata.get(filter)?;
+        Some(strings(fields))
+    };
+    Ok(Endpoint {
+        address: socket_address(inner.address.as_ref()).at("endpoint")?,
+        hostname: inner.hostname.as_str().into(),
+        health,
+        weight: message.load_balancing_weight.unwrap_or(1),
+        transport_match: metadata("envoy.transport_socket_match").unwrap_or_default(),
+        workload: metadata("istio").and_then(|m| m.get("workload").map(|w| w.as_str().into())),
+    })
+}
+
+/// Names and ports of a DNS cluster's inline assignment.
+pub(super) fn dns_hosts(message: &pb::ClusterLoadAssignment) -> Result<Vec<(std::sync::Arc<str>, u16)>> {
+    let all = message.endpoints.iter().flat_map(|l| &l.lb_endpoints);
+    all.map(|endpoint| {
+        let Some(pb::lb_endpoint::HostIdentifier::Endpoint(inner)) = &endpoint.host_identifier else {
+            return Err(unsupported("endpoint_name", "an endpoint by name"));
+        };
+        match inner.address.as_ref().and_then(|a| a.address.as_ref()) {
+            Some(core::address::Address::SocketAddress(socket)) => {
+                let port = match socket.port_specifier {
+                    Some(core::socket_address::PortSpecifier::PortValue(v)) => super::port("port_value", v)?,
+                    _ => return Err(missing("port_value")),
+                };
+                Ok((socket.address.as_str().into(), port))
+            }
+            _ => Err(missing("address")),
+        }
+    })
+    .collect()
+}
