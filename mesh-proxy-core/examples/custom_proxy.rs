@@ -16,7 +16,11 @@ impl HttpFilter for Password {
     fn on_request(&self, _cx: &mut RequestContext, head: &mut http::request::Parts) -> Flow {
         match head.headers.remove("x-password") {
             Some(password) if password.as_bytes() == self.0.as_bytes() => Flow::Continue,
-            _ => Flow::Reply(Box::new(LocalReply::new(http::StatusCode::UNAUTHORIZED, "password?\n", "no_password"))),
+            _ => Flow::Reply(Box::new(LocalReply::new(
+                http::StatusCode::UNAUTHORIZED,
+                "password?\n",
+                "no_password",
+            ))),
         }
     }
 }
@@ -43,7 +47,8 @@ fn main() -> anyhow::Result<()> {
         routes: vec![Arc::new(Route::forward("/", "app"))],
         ..VirtualHost::default()
     }];
-    let routes = RouteConfiguration { name: "all".into(), virtual_hosts: hosts, ..RouteConfiguration::default() };
+    let routes =
+        RouteConfiguration { name: "all".into(), virtual_hosts: hosts, ..RouteConfiguration::default() };
     let mut manager = HttpConnectionManager::new("custom", RouteSource::Inline(Arc::new(routes)));
     let password = CustomFilter { factory: "password".into(), config: "open sesame".into() };
     manager.filters.insert(0, HttpFilterConfig::new("password", HttpFilterKind::Custom(password)));

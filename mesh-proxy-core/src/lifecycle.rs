@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::{Notify, futures::Notified};
 
-/// Serving.
-pub(crate) const ACTIVE: u8 = 0;
 /// Responses ask clients to go elsewhere; nothing is closed.
 pub(crate) const DRAINING: u8 = 1;
 /// Idle connections are closed, busy ones after their exchange.
@@ -13,7 +11,7 @@ pub(crate) const CLOSING: u8 = 2;
 /// Everything is cut.
 pub(crate) const KILLED: u8 = 3;
 
-/// The stage, which only ever advances, and a bell for those who wait.
+/// The stage (0: serving), which only ever advances, and a bell for those who wait.
 #[derive(Debug, Default)]
 pub(crate) struct Lifecycle {
     stage: AtomicU8,

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use mesh_proxy_core::{Proxy, config::*};
 use support::*;
 
-async fn proxy_with(routes: RouteConfiguration, clusters: Vec<Cluster>) -> (Proxy, std::net::SocketAddr, Memory) {
+async fn proxy_with(
+    routes: RouteConfiguration,
+    clusters: Vec<Cluster>,
+) -> (Proxy, std::net::SocketAddr, Memory) {
     let logs = Memory::default();
     let proxy =
         Proxy::builder().on_current_runtime().seed(7).access_logs(Arc::new(logs.clone())).build().unwrap();
@@ -64,8 +67,7 @@ async fn bodies_travel_both_ways() {
     let (_proxy, front, _) =
         proxy_with(routes("r", vec![Route::forward("/", "app")]), vec![cluster("app", [app.address])]).await;
     let mut client = Client::connect(front).await;
-    let (_, body) =
-        client.send("POST / HTTP/1.1\r\nhost: app\r\ncontent-length: 5\r\n\r\nhello").await;
+    let (_, body) = client.send("POST / HTTP/1.1\r\nhost: app\r\ncontent-length: 5\r\n\r\nhello").await;
     assert!(body.ends_with("\r\n\r\nhello"), "{body}");
     let chunked = "POST / HTTP/1.1\r\nhost: app\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     let (_, body) = client.send(chunked).await;
@@ -79,10 +81,8 @@ async fn bodies_travel_both_ways() {
 async fn answers_made_here_are_worded_like_envoys() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut direct = Route::forward("/direct", "x");
-    direct.action = RouteAction::Direct(DirectResponse {
-        status: http::StatusCode::IM_A_TEAPOT,
-        body: "tea".into(),
-    });
+    direct.action =
+        RouteAction::Direct(DirectResponse { status: http::StatusCode::IM_A_TEAPOT, body: "tea".into() });
     let mut invalid = Route::forward("/invalid", "x");
     invalid.action = RouteAction::Invalid { reason: "test".into() };
     let table = vec![
@@ -100,7 +100,10 @@ async fn answers_made_here_are_worded_like_envoys() {
     assert_eq!(code(&client.get("/missing").await), 503);
     let refused = client.get("/refused").await;
     assert_eq!(code(&refused), 503);
-    assert!(refused.1.starts_with("upstream connect error or disconnect/reset before headers. "), "{refused:?}");
+    assert!(
+        refused.1.starts_with("upstream connect error or disconnect/reset before headers. "),
+        "{refused:?}"
+    );
     assert_eq!(client.get("/direct").await.1, "tea");
     assert_eq!(code(&client.get("/invalid").await), 500);
     assert_eq!(code(&client.get("/other").await), 404);
@@ -166,7 +169,9 @@ async fn endpoints_follow_updates_without_a_failed_request() {
     handle.apply_cluster(Cluster::new("svc", discovery)).unwrap();
     assert_eq!(handle.missing().endpoints, vec![Arc::<str>::from("svc")]);
     handle.apply_endpoints(LoadAssignment::new("svc", [one.address])).unwrap();
-    handle.apply_listener(listener("front", http(manager(routes("r", vec![Route::forward("/", "svc")]))))).unwrap();
+    handle
+        .apply_listener(listener("front", http(manager(routes("r", vec![Route::forward("/", "svc")])))))
+        .unwrap();
     let front = handle.bound_addresses("front")[0];
     let mut client = Client::connect(front).await;
     for round in 0..20 {
@@ -218,8 +223,11 @@ async fn a_connection_closed_between_requests_costs_nobody_a_request() {
     let app = App::start(Arc::new(|n, _| if n % 2 == 0 { Some(ok("x")) } else { None })).await;
     let mut route = Route::forward("/", "app");
     let mut forward = Forward::new(ClusterSpecifier::Name("app".into()));
-    forward.retry =
-        Some(Arc::new(RetryPolicy { on: RetryOn::parse("connect-failure"), num_retries: 2, ..RetryPolicy::default() }));
+    forward.retry = Some(Arc::new(RetryPolicy {
+        on: RetryOn::parse("connect-failure"),
+        num_retries: 2,
+        ..RetryPolicy::default()
+    }));
     route.action = RouteAction::Forward(Box::new(forward));
     let (_proxy, front, _) = proxy_with(routes("r", vec![route]), vec![cluster("app", [app.address])]).await;
     let mut client = Client::connect(front).await;
@@ -241,8 +249,10 @@ async fn responses_are_retried_and_bodies_replayed() {
         Some(Arc::new(RetryPolicy { on: RetryOn::parse("5xx"), num_retries: 2, ..RetryPolicy::default() }));
     route.action = RouteAction::Forward(Box::new(forward));
     let (_proxy, front, _) = proxy_with(routes("r", vec![route]), vec![cluster("app", [app.address])]).await;
-    let post =
-        Client::connect(front).await.send("POST / HTTP/1.1\r\nhost: app\r\ncontent-length: 5\r\n\r\nhello").await;
+    let post = Client::connect(front)
+        .await
+        .send("POST / HTTP/1.1\r\nhost: app\r\ncontent-length: 5\r\n\r\nhello")
+        .await;
     assert_eq!((code(&post), app.requests()), (200, 2));
 }
 

@@ -143,8 +143,8 @@ impl Exchange {
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     pub(crate) lease: Option<Lease>,
-    pub(crate) active: Option<ActiveRequest>,
-    pub(crate) request: Option<Permit>,
+    /// Counted until the response is through.
+    pub(crate) _counted: Option<(ActiveRequest, Permit)>,
 }
 
 /// A response body on its way to the client.

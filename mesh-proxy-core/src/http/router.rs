@@ -94,7 +94,7 @@ pub(crate) async fn forward(
     let (mut head, incoming) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::clean_response(&mut head.headers, false);
-    let held = Held { lease: Some(lease), active: Some(active), request: Some(request_permit) };
+    let held = Held { lease: Some(lease), _counted: Some((active, request_permit)) };
     Ok(Reply { head, body: Body::from(incoming), held, upgraded: false, deadline })
 }
 
@@ -221,7 +221,7 @@ impl Run<'_> {
         source: &mut Source,
     ) -> Result<Sent, Failure> {
         let host = self.pick(exchange)?;
-        let active = ActiveRequest::new(&host);
+        let active = ActiveRequest::new(&host, &self.cluster.stats.rq_active);
         exchange.cx.upstream.host = Some(host.address);
         exchange.cx.upstream.workload.clone_from(&host.endpoint.workload);
         self.cluster.stats.rq_total.inc();

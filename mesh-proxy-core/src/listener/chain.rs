@@ -22,7 +22,6 @@ pub(crate) struct ListenerRuntime {
     pub(crate) matcher: ChainMatcher,
     pub(crate) logs: Logs,
     pub(crate) stats: ListenerStats,
-    pub(crate) lifecycle: Arc<Lifecycle>,
 }
 
 /// A compiled chain.
@@ -99,7 +98,6 @@ impl ListenerRuntime {
             chains,
             default_chain,
             stats,
-            lifecycle: Arc::default(),
         })
     }
 

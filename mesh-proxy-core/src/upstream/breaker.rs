@@ -50,10 +50,6 @@ impl Breakers {
             },
         }
     }
-
-    pub(crate) fn in_use(&self, resource: Resource) -> u32 {
-        self.count(resource).load(Relaxed)
-    }
 }
 
 /// A place under a limit; given back on drop.

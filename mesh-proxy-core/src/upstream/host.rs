@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::pool::WorkerPool;
-use crate::config::{Endpoint, Locality, TransportSocket};
+use crate::{
+    config::{Endpoint, Locality, TransportSocket},
+    telemetry::Gauge,
+};
 
 /// An endpoint. Lives as long as its cluster lists it or a request or connection uses it.
 #[derive(Debug)]
@@ -85,18 +88,23 @@ impl Host {
 
 /// Counts a request in flight on a host.
 #[derive(Debug)]
-pub(crate) struct ActiveRequest(pub(crate) Arc<Host>);
+pub(crate) struct ActiveRequest {
+    host: Arc<Host>,
+    gauge: Arc<Gauge>,
+}
 
 impl ActiveRequest {
-    pub(crate) fn new(host: &Arc<Host>) -> Self {
+    pub(crate) fn new(host: &Arc<Host>, gauge: &Arc<Gauge>) -> Self {
         host.rq_active.fetch_add(1, Relaxed);
         host.rq_total.fetch_add(1, Relaxed);
-        Self(Arc::clone(host))
+        gauge.inc();
+        Self { host: Arc::clone(host), gauge: Arc::clone(gauge) }
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.rq_active.fetch_sub(1, Relaxed);
+        self.host.rq_active.fetch_sub(1, Relaxed);
+        self.gauge.dec();
     }
 }

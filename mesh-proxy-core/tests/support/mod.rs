@@ -22,28 +22,28 @@ use tokio::{
 
 /// A raw HTTP/1.1 server that answers every request with what it saw.
 #[derive(Debug)]
-pub struct App {
-    pub address: SocketAddr,
-    pub requests: Arc<AtomicUsize>,
-    pub connections: Arc<AtomicUsize>,
-    pub peers: Arc<Mutex<Vec<SocketAddr>>>,
+pub(crate) struct App {
+    pub(crate) address: SocketAddr,
+    pub(crate) requests: Arc<AtomicUsize>,
+    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) peers: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 /// What an app does with a request.
-pub type Answer = Arc<dyn Fn(usize, &str) -> Option<String> + Send + Sync>;
+pub(crate) type Answer = Arc<dyn Fn(usize, &str) -> Option<String> + Send + Sync>;
 
 /// A response with a body.
-pub fn ok(body: &str) -> String {
+pub(crate) fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-app: yes\r\n\r\n{body}", body.len())
 }
 
 /// A response with a status and no body.
-pub fn status(code: u16) -> String {
+pub(crate) fn status(code: u16) -> String {
     format!("HTTP/1.1 {code} X\r\ncontent-length: 0\r\n\r\n")
 }
 
 /// Reads one request: its head and its body.
-pub async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, String)> {
+pub(crate) async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, String)> {
     let end = loop {
         if let Some(at) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
             break at + 4;
@@ -82,16 +82,16 @@ pub async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Optio
 
 impl App {
     /// Starts an app that echoes the head it saw.
-    pub async fn echo() -> Self {
+    pub(crate) async fn echo() -> Self {
         Self::start(Arc::new(|_, request| Some(ok(request)))).await
     }
 
     /// Starts an app; `None` closes the connection instead of answering.
-    pub async fn start(answer: Answer) -> Self {
+    pub(crate) async fn start(answer: Answer) -> Self {
         Self::bind("127.0.0.1:0".parse().unwrap(), answer).await
     }
 
-    pub async fn bind(address: SocketAddr, answer: Answer) -> Self {
+    pub(crate) async fn bind(address: SocketAddr, answer: Answer) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let app = Self {
             address: listener.local_addr().unwrap(),
@@ -121,59 +121,59 @@ impl App {
         app
     }
 
-    pub fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
 /// A client on one connection.
 #[derive(Debug)]
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    pub async fn connect(to: SocketAddr) -> Self {
+    pub(crate) async fn connect(to: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(to).await.unwrap(), buffer: Vec::new() }
     }
 
     /// Sends raw bytes and reads one response.
-    pub async fn send(&mut self, request: &str) -> (String, String) {
+    pub(crate) async fn send(&mut self, request: &str) -> (String, String) {
         self.stream.write_all(request.as_bytes()).await.unwrap();
         self.response().await.expect("a response")
     }
 
-    pub async fn response(&mut self) -> Option<(String, String)> {
+    pub(crate) async fn response(&mut self) -> Option<(String, String)> {
         let read = read_message(&mut self.stream, &mut self.buffer);
         tokio::time::timeout(Duration::from_secs(20), read).await.expect("a response in time")
     }
 
-    pub async fn get(&mut self, path: &str) -> (String, String) {
+    pub(crate) async fn get(&mut self, path: &str) -> (String, String) {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: app\r\n\r\n")).await
     }
 }
 
 /// One request on a connection of its own.
-pub async fn get(to: SocketAddr, path: &str) -> (String, String) {
+pub(crate) async fn get(to: SocketAddr, path: &str) -> (String, String) {
     Client::connect(to).await.get(path).await
 }
 
 /// The status of a response head.
-pub fn code(response: &(String, String)) -> u16 {
+pub(crate) fn code(response: &(String, String)) -> u16 {
     response.0[9..12].parse().unwrap()
 }
 
 /// Collects log lines in memory.
 #[derive(Debug, Default, Clone)]
-pub struct Memory(pub Arc<Mutex<String>>);
+pub(crate) struct Memory(pub(crate) Arc<Mutex<String>>);
 
 impl Memory {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.0.lock().unwrap().clone()
     }
 }
@@ -191,14 +191,14 @@ impl AccessLogSink for Memory {
 }
 
 /// A listener on a free loopback port with one plain chain.
-pub fn listener(name: &str, filters: Vec<NetworkFilter>) -> Listener {
+pub(crate) fn listener(name: &str, filters: Vec<NetworkFilter>) -> Listener {
     let mut listener = Listener::new(name, "127.0.0.1:0".parse().unwrap());
     listener.filter_chains = vec![FilterChain::new("chain", filters)];
     listener
 }
 
 /// A route table with one host for everything.
-pub fn routes(name: &str, routes: Vec<Route>) -> RouteConfiguration {
+pub(crate) fn routes(name: &str, routes: Vec<Route>) -> RouteConfiguration {
     let host = VirtualHost {
         name: "all".into(),
         domains: vec!["*".into()],
@@ -209,22 +209,22 @@ pub fn routes(name: &str, routes: Vec<Route>) -> RouteConfiguration {
 }
 
 /// A connection manager with inline routes.
-pub fn manager(config: RouteConfiguration) -> HttpConnectionManager {
+pub(crate) fn manager(config: RouteConfiguration) -> HttpConnectionManager {
     HttpConnectionManager::new("test", RouteSource::Inline(Arc::new(config)))
 }
 
 /// The HTTP filter as a network filter.
-pub fn http(manager: HttpConnectionManager) -> Vec<NetworkFilter> {
+pub(crate) fn http(manager: HttpConnectionManager) -> Vec<NetworkFilter> {
     vec![NetworkFilter::Http(Arc::new(manager))]
 }
 
 /// A static cluster.
-pub fn cluster(name: &str, to: impl IntoIterator<Item = SocketAddr>) -> Cluster {
+pub(crate) fn cluster(name: &str, to: impl IntoIterator<Item = SocketAddr>) -> Cluster {
     Cluster::new(name, Discovery::Static(Arc::new(LoadAssignment::new(name, to))))
 }
 
 /// Waits for a condition.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
