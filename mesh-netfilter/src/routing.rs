@@ -31,6 +31,8 @@ const DELETE: u16 = 1;
 const UP: u32 = 1;
 /// The loopback interface's index; it is the first of every network namespace.
 const LOOPBACK: u32 = 1;
+/// How often the route to a new address is looked for; it is there after a few.
+const ROUTE_LOOKS: usize = 10_000;
 const LENGTH_OF_ADDRESS: usize = 8;
 const LENGTH_OF_ROUTE: usize = 12;
 
@@ -180,8 +182,34 @@ impl Routing {
         let missing = self.missing(needs)?;
         for need in &missing {
             self.change(need.to_string(), |out, sequence| write(*need, 0, CREATE_NEW, out, sequence))?;
+            if *need == Need::LoopbackAddress {
+                self.wait_for_address()?;
+            }
         }
         Ok(missing.len())
+    }
+
+    /// The kernel routes to a new IPv6 address a moment later, from a work queue; until then answers to it are lost.
+    fn wait_for_address(&mut self) -> Result<(), RoutingError> {
+        for _ in 0..ROUTE_LOOKS {
+            let request = |sequence| {
+                let mut out = Messages::default();
+                let mut fixed = vec![0; LENGTH_OF_ROUTE];
+                fixed[0] = number(Family::V6);
+                out.begin(GET_ROUTE, REQUEST | DUMP, sequence, &fixed);
+                out
+            };
+            let found = self.socket.dump(request, |message| {
+                let (fixed, rest) = message.payload.split_at_checked(LENGTH_OF_ROUTE)?;
+                let here = fixed[7] == TYPE_LOCAL && Attributes(rest).get(RTA_TO) == Some(&SIX[..]);
+                here.then_some(())
+            })?;
+            if !found.is_empty() {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+        Err(RoutingError::Refused { what: Need::LoopbackAddress.to_string(), errno: Errno::ETIMEDOUT })
     }
 
     /// Removes what is there; returns how many that were.
@@ -246,6 +274,8 @@ fn link(flags: u32, change: u32) -> Vec<u8> {
 /// `::6`.
 const SIX: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6];
 const SCOPE_HOST: u8 = 254;
+/// `IFA_F_NODAD`: the address can be used at once.
+const NO_DETECTION: u8 = 2;
 const TYPE_LOCAL: u8 = 2;
 const PROTOCOL_STATIC: u8 = 4;
 const ACTION_TABLE: u8 = 1;
@@ -254,6 +284,7 @@ const FRA_MARK: u16 = 10;
 const FRA_MASK: u16 = 16;
 const RTA_TABLE: u16 = 15;
 const RTA_OUT: u16 = 4;
+const RTA_TO: u16 = 1;
 
 fn write(need: Need, delete: u16, flags: u16, out: &mut Messages, sequence: u32) {
     // Tables above 255 are only in the attribute.
@@ -261,7 +292,7 @@ fn write(need: Need, delete: u16, flags: u16, out: &mut Messages, sequence: u32)
     let flags = REQUEST | ACK | flags;
     match need {
         Need::LoopbackAddress => {
-            let mut fixed = vec![number(Family::V6), 128, 0, SCOPE_HOST];
+            let mut fixed = vec![number(Family::V6), 128, NO_DETECTION, SCOPE_HOST];
             fixed.extend(LOOPBACK.to_ne_bytes());
             out.begin(NEW_ADDRESS + delete, flags, sequence, &fixed);
             out.bytes(1, &SIX);

@@ -8,7 +8,42 @@ use crate::ruleset::{Chain, CtState, Dialect, Hook, Match, Rule, Ruleset, TableK
 
 type Wrong = (&'static str, String);
 
+/// Reads a script, or what `nft list table` prints.
 pub(super) fn read(text: &str) -> Result<Ruleset, InvalidText> {
+    let listed = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .is_some_and(|line| line.starts_with("table "));
+    if listed { read_script(&commands(text)) } else { read_script(text) }
+}
+
+/// The commands that would make what a listing shows, line for line; chains first, so that jumps find them.
+fn commands(listing: &str) -> String {
+    let (mut chains, mut rules) = (String::new(), String::new());
+    let (mut table, mut chain) = (String::new(), None);
+    for line in listing.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("table ").and_then(|line| line.strip_suffix('{')) {
+            name.trim().clone_into(&mut table);
+            chains.push_str(&format!("add table {table}\n"));
+        } else if let Some(name) = line.strip_prefix("chain ").and_then(|line| line.strip_suffix('{')) {
+            let name = name.trim().to_owned();
+            chains.push_str(&format!("add chain {table} {name}"));
+            chain = Some(name);
+        } else if line.starts_with("type ") {
+            chains.push_str(&format!(" {{ {line} }}"));
+        } else if line == "}" {
+            if chain.take().is_some() {
+                chains.push('\n');
+            }
+        } else if let Some(name) = chain.as_ref().filter(|_| !line.is_empty()) {
+            rules.push_str(&format!("add rule {table} {name} {line}\n"));
+        }
+    }
+    chains + &rules
+}
+
+fn read_script(text: &str) -> Result<Ruleset, InvalidText> {
     let mut ruleset = Ruleset { chains: Vec::new(), dialect: Dialect::Nftables };
     // Which table each chain stands in, beside the chain itself: names are unique only within one.
     let mut tables: Vec<String> = Vec::new();

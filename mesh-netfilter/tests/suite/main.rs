@@ -1,6 +1,10 @@
 //! What is proven about rules: against Istio's, as invariants over all intents, and against the real kernel.
 
+mod backends;
 mod golden;
+mod kernel;
+mod netns;
+mod pod;
 mod properties;
 mod reference;
 mod strategies;
@@ -11,10 +15,17 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = properties::trials();
     trials.extend(golden::trials());
+    trials.extend(kernel::trials());
+    trials.extend(backends::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
 /// A trial from a function that says what failed.
 fn trial(name: impl Into<String>, run: impl FnOnce() -> Result<(), String> + Send + 'static) -> Trial {
     Trial::test(name, move || run().map_err(Failed::from))
+}
+
+/// Whether a missing peer is a failure.
+fn peers_required() -> bool {
+    std::env::var_os("MESH_REQUIRE_PEERS").is_some_and(|value| value == "1")
 }

@@ -26,7 +26,9 @@ impl Space {
         let thread = std::thread::spawn(move || {
             let made = unshare(CloneFlags::CLONE_NEWNET)
                 .map_err(|errno| format!("unshare(CLONE_NEWNET): {errno}"))
-                .and_then(|()| Routing::open().and_then(|mut routing| routing.loopback_up()).map_err(|e| e.to_string()))
+                .and_then(|()| {
+                    Routing::open().and_then(|mut routing| routing.loopback_up()).map_err(|e| e.to_string())
+                })
                 .map(|_| format!("/proc/{}/task/{}/ns/net", std::process::id(), gettid()));
             let failed = made.is_err();
             let _ = ready.send(made);
@@ -48,16 +50,12 @@ impl Space {
         result.recv().expect("the job did not panic")
     }
 
-    /// Starts a thread inside; it stays in the namespace.
-    pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) {
-        self.run(move || drop(std::thread::spawn(job)));
-    }
-
     /// Runs a shell script inside.
     pub(crate) fn shell(&self, script: &str) -> Result<String, String> {
         let script = script.to_owned();
         self.run(move || {
-            let output = Command::new("sh").args(["-ec", &script]).output().map_err(|error| format!("sh: {error}"))?;
+            let output =
+                Command::new("sh").args(["-ec", &script]).output().map_err(|error| format!("sh: {error}"))?;
             if output.status.success() {
                 Ok(String::from_utf8_lossy(&output.stdout).into_owned())
             } else {
