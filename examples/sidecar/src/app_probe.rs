@@ -237,8 +237,10 @@ impl Grpc {
         let exchange = async {
             let (parts, body) = sender.send_request(request).await.map_err(io::Error::other)?.into_parts();
             let body = Limited::new(body, out.limit).collect().await.map_err(io::Error::other)?;
-            let status =
-                body.trailers().and_then(|t| t.get("grpc-status")).or(parts.headers.get("grpc-status"));
+            let status = body
+                .trailers()
+                .and_then(|t| t.get("grpc-status"))
+                .or_else(|| parts.headers.get("grpc-status"));
             let status = status.and_then(|s| s.to_str().ok()).unwrap_or("2").to_owned();
             Ok::<_, io::Error>((status, body.to_bytes()))
         };

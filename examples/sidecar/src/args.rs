@@ -24,6 +24,11 @@ pub enum Command {
         /// The original request's query string.
         query: String,
     },
+    /// Read a bootstrap file and print it in binary; the short-lived child of `-c`.
+    EncodeBootstrap {
+        /// The file.
+        file: PathBuf,
+    },
     /// Print the version.
     Version,
     /// Print the usage text.
@@ -206,6 +211,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ArgsEr
         "version" | "--version" => Ok(Command::Version),
         "help" | "--help" | "-h" => Ok(Command::Help),
         "render-config-dump" => Ok(Command::RenderDump { query: words.get(1).cloned().unwrap_or_default() }),
+        "encode-bootstrap" => match words.get(1) {
+            Some(file) => Ok(Command::EncodeBootstrap { file: file.into() }),
+            None => Err(ArgsError::Usage { command: "encode-bootstrap", problem: "no file is named".into() }),
+        },
         flag if flag.starts_with('-') => static_bootstrap(words),
         _ => Err(ArgsError::UnknownCommand { word: first }),
     }
@@ -319,7 +328,7 @@ fn static_bootstrap(words: Vec<String>) -> Result<Command, ArgsError> {
         }
     }
     let file =
-        file.ok_or(ArgsError::Usage { command: "-c", problem: "no bootstrap file is named".into() })?;
+        file.ok_or_else(|| ArgsError::Usage { command: "-c", problem: "no bootstrap file is named".into() })?;
     log.agent.clone_from(&log.proxy);
     Ok(Command::Static(StaticArgs { file, concurrency, log }))
 }

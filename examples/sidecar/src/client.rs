@@ -49,7 +49,7 @@ pub async fn wait(args: &WaitArgs) -> Result<(), String> {
     loop {
         let next = Instant::now() + period;
         let seen = match timeout(patience, poll(host, port, &uri)).await {
-            Ok(Ok(status)) if status == 200 => return Ok(()),
+            Ok(Ok(200)) => return Ok(()),
             Ok(Ok(status)) => format!("status {status}"),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".into(),

@@ -6,15 +6,17 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Either, Full, Limited};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 
 /// Largest request body that the agent's servers read.
 const MAX_REQUEST_BODY: usize = 64 << 10;
@@ -23,8 +25,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest number of connections per server; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 128;
 
-/// A response whose body is in memory.
-pub type Reply = Response<Full<Bytes>>;
+/// What the agent's servers answer: a body in memory, or one that is still being made.
+pub type Reply = Response<Either<Full<Bytes>, ChannelBody>>;
 type ReplyFuture = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 /// A request with its peer.
@@ -147,6 +149,24 @@ async fn serve_connection<H: Handler>(stream: TcpStream, peer: SocketAddr, handl
     }
 }
 
+/// A body that is made elsewhere, chunk by chunk; an error cuts the answer off.
+#[derive(Debug)]
+pub struct ChannelBody(pub mpsc::Receiver<io::Result<Bytes>>);
+
+impl hyper::body::Body for ChannelBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.get_mut().0.poll_recv(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
+    }
+}
+
+/// A JSON reply whose text comes through a channel.
+pub fn streamed_json(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Reply {
+    json("").map(|_| Either::Right(ChannelBody(chunks)))
+}
+
 /// A plain text reply.
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
     reply(status, "text/plain; charset=UTF-8", body)
@@ -159,7 +179,7 @@ pub fn json(body: impl Into<Bytes>) -> Reply {
 
 /// A reply with a content type.
 pub fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+    let mut reply = Response::new(Either::Left(Full::new(body.into())));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
