@@ -391,4 +391,4 @@ pub fn host_covers(pattern: &str, host: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

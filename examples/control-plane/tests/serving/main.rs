@@ -1,0 +1,8 @@
+//! The whole control plane in one process, spoken to over its real ports: certificates by token, xDS over TLS,
+//! changes on disk, refusals, restarts, the webhook.
+
+mod access;
+mod fixture;
+mod injection;
+mod pushes;
+mod restart;
