@@ -11,6 +11,8 @@ pub mod id;
 pub mod identity;
 pub mod istio_ca;
 pub mod jwt;
+#[cfg(feature = "sds")]
+pub mod sds;
 pub mod source;
 pub mod tls;
 pub mod workload_api;

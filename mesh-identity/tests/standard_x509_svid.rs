@@ -229,7 +229,7 @@ const SIGNERS: &[(&str, &str, Edit, Option<&str>)] = &[
             p.name_constraints = Some(NameConstraints {
                 permitted_subtrees: vec![GeneralSubtree::DnsName("a.example".into())],
                 excluded_subtrees: vec![],
-            })
+            });
         },
         None,
     ),

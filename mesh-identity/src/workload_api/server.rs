@@ -115,7 +115,7 @@ impl WorkloadApiServer {
     /// Sends `make`'s message of the identities now and after each change, for as long as the caller listens.
     fn follow<T: Message + Clone + PartialEq + 'static>(
         attested: Vec<Attested>,
-        make: fn(&[(Arc<IdentitySnapshot>, String)]) -> Option<T>,
+        make: Make<T>,
     ) -> ResponseStream<T> {
         let (messages, stream) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -276,6 +276,9 @@ fn jwt_bundles(snapshots: &[(Arc<IdentitySnapshot>, String)]) -> Option<pb::JwtB
     (!bundles.is_empty()).then_some(pb::JwtBundlesResponse { bundles })
 }
 
+/// Makes a message of the identities, with their hints; `None` when there is nothing to say yet.
+type Make<T> = fn(&[(Arc<IdentitySnapshot>, String)]) -> Option<T>;
+
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The tonic service of a [`WorkloadApiServer`].
@@ -327,7 +330,7 @@ impl Service<http::Request<Body>> for WorkloadApiService {
     }
 }
 
-struct Follow<T>(Arc<WorkloadApiServer>, fn(&[(Arc<IdentitySnapshot>, String)]) -> Option<T>);
+struct Follow<T>(Arc<WorkloadApiServer>, Make<T>);
 
 impl<T: Message + Clone + PartialEq + 'static> ServerStreamingService<pb::Empty> for Follow<T> {
     type Response = T;

@@ -45,8 +45,7 @@ async fn follows_rotation() -> Outcome {
     while !socket.exists() {
         tokio::task::yield_now().await;
     }
-    let source =
-        spiffe::X509Source::builder().endpoint(&format!("unix:{}", socket.display())).build().await?;
+    let source = spiffe::X509Source::builder().endpoint(format!("unix:{}", socket.display())).build().await?;
     let svid = source.svid()?;
     assert_eq!(svid.spiffe_id().to_string(), WEB);
     assert_eq!(svid.leaf().as_bytes(), first);

@@ -1,0 +1,92 @@
+use std::{sync::Arc, time::Duration};
+
+use super::*;
+use crate::{
+    Ca, Identity, SpiffeId, TrustDomain, WallClock,
+    ca::{IssuancePolicy, RootOptions},
+};
+
+fn new_ca() -> Ca {
+    let domain = TrustDomain::parse("td.example").unwrap();
+    Ca::create(domain, &RootOptions::default(), IssuancePolicy::default(), WallClock::system()).unwrap()
+}
+
+fn own_uid(path: &std::path::Path) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).unwrap())
+}
+
+#[tokio::test]
+async fn our_client_follows_our_server_and_keeps_what_it_has() {
+    let ca = new_ca();
+    let id = SpiffeId::parse("spiffe://td.example/web").unwrap();
+    let (publisher, identity) = Identity::channel(WallClock::system());
+    let renew = || {
+        let credential = ca.issue_svid(&id, None).unwrap();
+        let serial = credential.serial().to_owned();
+        publisher.publish(Some(Arc::new(credential)), ca.bundle_set());
+        serial
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("sds.sock");
+    let server = Arc::new(SdsServer::new(identity, own_uid(directory.path())));
+    let serving = tokio::spawn({
+        let (server, socket) = (server.clone(), socket.clone());
+        async move { server.serve(socket).await }
+    });
+    let source = SdsSource::spawn(&socket, "node", WallClock::system()).unwrap();
+    let first = renew();
+    let arrives = async |serial: &str| {
+        let mut changes = source.identity().subscribe();
+        let arrived = async {
+            while source.identity().current().credential.as_ref().map(|c| c.serial()) != Some(serial) {
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), arrived).await.unwrap();
+    };
+    arrives(&first).await;
+    assert!(source.identity().is_ready());
+    ca.prepare_root(&RootOptions::default()).unwrap();
+    arrives(&renew()).await;
+    let roots = |identity: &Identity| identity.current().bundles.get("td.example").unwrap().roots().len();
+    while roots(source.identity()) != 2 {
+        tokio::task::yield_now().await;
+    }
+    serving.abort();
+    tokio::task::yield_now().await;
+    assert!(source.identity().is_ready(), "what came last is kept");
+}
+
+#[tokio::test]
+async fn another_user_gets_nothing() {
+    let ca = new_ca();
+    let credential = ca.issue_svid(&SpiffeId::parse("spiffe://td.example/web").unwrap(), None).unwrap();
+    let identity = Identity::fixed(Some(credential), ca.bundle_set(), WallClock::system());
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("sds.sock");
+    let server = Arc::new(SdsServer::new(identity, own_uid(directory.path()) + 1));
+    tokio::spawn({
+        let (server, socket) = (server.clone(), socket.clone());
+        async move { server.serve(socket).await }
+    });
+    while !socket.exists() {
+        tokio::task::yield_now().await;
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let source = SdsSource::spawn(&socket, "node", WallClock::system()).unwrap();
+    let ready = tokio::time::timeout(Duration::from_millis(300), source.identity().ready());
+    assert!(ready.await.is_err());
+}
+
+#[test]
+fn secrets_for_ads_hold_no_key() {
+    let ca = new_ca();
+    let serial = ca.issue_svid(&SpiffeId::parse("spiffe://td.example/web").unwrap(), None).unwrap();
+    ca.revoke([serial.serial()]).unwrap();
+    let secret = validation_secret(ROOT, &ca.bundle());
+    let shown = format!("{:?}", prost::Message::encode_to_vec(&secret));
+    assert!(!shown.contains("PRIVATE"));
+    assert_eq!(secrets::read_roots(&secret).unwrap(), ca.bundle().to_pem().as_bytes());
+    assert_eq!(secrets::read_certificate(&secret).unwrap_err().reason(), "kind");
+}
