@@ -20,6 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The first bytes of an HTTP/2 connection with prior knowledge (RFC 9113 section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// Answered like any other path, but not counted.
+const HEALTH: &str = "/healthz";
 /// The longest delay that `/delay/MS` honours.
 const MAX_DELAY: Duration = Duration::from_secs(60);
 
@@ -189,7 +191,9 @@ async fn answer(
     remote: SocketAddr,
     local: Option<SocketAddr>,
 ) -> Response<Full<Bytes>> {
-    let number = counters.requests.fetch_add(1, Ordering::Relaxed) + 1;
+    // Probes are not traffic.
+    let counted = u64::from(request.uri().path() != HEALTH);
+    let number = counters.requests.fetch_add(counted, Ordering::Relaxed) + counted;
     let (parts, body) = request.into_parts();
     let received = match body.collect().await {
         Ok(body) => body.to_bytes().len(),

@@ -14,6 +14,9 @@ pub(crate) fn by_name(called_as: &OsStr, args: impl Iterator<Item = OsString>) -
 pub(crate) fn run(name: &str, args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     Some(match name {
         "mesh-init" => mesh_init::run(args),
+        // Istio's hooks call the agent by its old name.
+        "mesh-sidecar" | "pilot-agent" => mesh_sidecar::run(args),
+        "mesh-control" => mesh_control::run(args),
         "mesh-echo" => mesh_echo::run(args),
         _ => return None,
     })

@@ -29,7 +29,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts a container, its output appended to `log`; returns once its program runs.
     pub(crate) async fn start(sandbox: &Sandbox, log: &Path) -> Result<Self> {
-        let name = sandbox.process.argv.first().cloned().unwrap_or_default();
+        let name = sandbox.process.argv.join(" ");
         let description =
             serde_json::to_string(sandbox).map_err(|error| LabError::process(&*name, error.to_string()))?;
         let output = OpenOptions::new()

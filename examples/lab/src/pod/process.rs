@@ -30,7 +30,8 @@ pub(crate) fn of(
                 format!("{:?} has no program here; set `command` to one of the machine's", container.image),
             )
         })?;
-        argv.push(program.to_owned());
+        // Not by the program's own name: a role that starts itself again finds these words in its command line.
+        argv.extend(["mesh-lab", "role", program].map(String::from));
     }
     argv.extend(container.args.iter().map(|word| expand(word, &env)));
     let (own, shared) = (&container.security_context, &pod.security_context);
@@ -108,7 +109,7 @@ mod tests {
         let argv = |container| process(container).unwrap().argv;
         assert_eq!(
             argv(json!({ "name": "c", "image": "x/mesh-sidecar:1", "args": ["proxy", "$(NS).svc"] })),
-            ["mesh-sidecar", "proxy", "shop.svc"]
+            ["mesh-lab", "role", "mesh-sidecar", "proxy", "shop.svc"]
         );
         assert_eq!(
             argv(json!({ "name": "c", "image": "nginx", "command": ["sleep"], "args": ["1"] })),
