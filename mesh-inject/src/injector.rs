@@ -2,6 +2,7 @@
 
 mod sanity;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ struct Inner {
     mesh: Value,
     built_in: ProxyConfig,
     defaults: ProxyConfig,
+    defaults_text: String,
     default_templates: Vec<String>,
 }
 
@@ -114,7 +116,18 @@ impl Injector {
         } else {
             settings.default_templates.clone()
         };
-        Ok(Self { inner: Arc::new(Inner { settings, values, mesh, built_in, defaults, default_templates }) })
+        let defaults_text = defaults.render(&built_in);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                settings,
+                values,
+                mesh,
+                built_in,
+                defaults,
+                defaults_text,
+                default_templates,
+            }),
+        })
     }
 
     /// The settings that it was made from.
@@ -160,10 +173,15 @@ impl Injector {
         let previous = Overrides::of(original)?;
         let with_annotation = self.with_annotation(original, &mut warnings)?;
         // What the mesh itself says: offline, the pod's annotation is merged into it.
-        let mesh_config = if request.offline { &with_annotation } else { &inner.defaults };
+        let mesh_config: &ProxyConfig = if request.offline { &with_annotation } else { &inner.defaults };
         let tpod = overrides::template_input(original, &previous, mesh_config.status_port());
         let proxy = self.effective(&with_annotation, original, namespace, request);
-        let proxy_text = proxy.render(&inner.built_in);
+        let proxy_text = match &proxy {
+            Cow::Borrowed(config) if std::ptr::eq(*config, &raw const inner.defaults) => {
+                Cow::Borrowed(&inner.defaults_text)
+            }
+            config => Cow::Owned(config.render(&inner.built_in)),
+        };
         let workload = match &request.workload {
             Some(workload) => workload.clone(),
             None => Workload::of_pod(original, namespace),
@@ -178,7 +196,7 @@ impl Injector {
             pod::label(original, a::NETWORK),
         );
         let (uid, gid) = self.ids(request.cluster, namespace);
-        let mut base = std::borrow::Cow::Borrowed(original);
+        let mut base = Cow::Borrowed(original);
         if inner.settings.openshift {
             clear_openshift_user(base.to_mut());
         }
@@ -206,11 +224,11 @@ impl Injector {
         let mut merged = base.clone().into_owned();
         for name in &templates {
             let overlay = self.render(name, &context, &template)?;
-            strategic::merge(&mut template, &overlay, Directives::Honour)?;
+            strategic::merge(&mut template, names_only(&overlay), Directives::Honour)?;
             if template::native(original, native_default) {
                 follow_native(&mut merged, &template);
             }
-            strategic::merge(&mut merged, &overlay, Directives::Honour)?;
+            strategic::merge(&mut merged, overlay, Directives::Honour)?;
         }
         overrides::reapply(&mut merged, &template, &base, &previous)?;
         overrides::adjust_init_user(&mut merged, &base, &previous, proxy.interception_mode());
@@ -293,9 +311,10 @@ impl Injector {
         &self,
         original: &Value,
         warnings: &mut Vec<Warning>,
-    ) -> Result<ProxyConfig, InjectError> {
-        let mut config = self.inner.defaults.clone();
+    ) -> Result<Cow<'_, ProxyConfig>, InjectError> {
+        let mut config = Cow::Borrowed(&self.inner.defaults);
         if let Some(text) = pod::annotation(original, a::PROXY_CONFIG) {
+            let config = config.to_mut();
             let unknown = config.apply_yaml(text).map_err(|message| InjectError::InvalidAnnotations {
                 violations: vec![crate::error::AnnotationViolation {
                     annotation: a::PROXY_CONFIG.to_owned(),
@@ -315,13 +334,13 @@ impl Injector {
     }
 
     /// Mesh, root namespace's resource, namespace's resource, annotation, selected resource: later wins.
-    fn effective(
-        &self,
-        with_annotation: &ProxyConfig,
+    fn effective<'s>(
+        &'s self,
+        with_annotation: &Cow<'s, ProxyConfig>,
         original: &Value,
         namespace: &str,
         request: &Request<'_>,
-    ) -> ProxyConfig {
+    ) -> Cow<'s, ProxyConfig> {
         let inner = &*self.inner;
         if request.cluster.proxy_configs.is_empty() {
             return with_annotation.clone();
@@ -339,12 +358,12 @@ impl Injector {
         if let Some(text) = pod::annotation(original, a::PROXY_CONFIG)
             && config.apply_yaml(text).is_err()
         {
-            config = with_annotation.clone();
+            config = with_annotation.clone().into_owned();
         }
         if let Some(resource) = selected {
             config.apply_resource(resource);
         }
-        config
+        Cow::Owned(config)
     }
 
     fn ids(&self, cluster: &Cluster, namespace: &str) -> (i64, i64) {
@@ -369,6 +388,22 @@ impl Injector {
             _ => Ok(()),
         }
     }
+}
+
+/// What later steps need of a template: the names of what it brings.
+fn names_only(overlay: &Value) -> Value {
+    let mut spec = Map::new();
+    for field in ["initContainers", "containers", "volumes", "imagePullSecrets"] {
+        let items = pod::list(overlay, field);
+        if !items.is_empty() {
+            let names = items.iter().map(|item| {
+                let kept = ["name", "$patch"].iter().filter_map(|key| Some((*key, item.get(*key)?.clone())));
+                Value::Object(kept.map(|(key, value)| (key.to_owned(), value)).collect())
+            });
+            spec.insert(field.to_owned(), names.collect());
+        }
+    }
+    serde_json::json!({"spec": spec})
 }
 
 fn namespace_of<'a>(pod_in: &'a Value, namespace: &'a str) -> &'a str {

@@ -1,5 +1,7 @@
 //! What the user wrote for a container that is injected wins over the template, and is remembered on the pod.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use crate::annotation as a;
@@ -69,9 +71,17 @@ impl Overrides {
 }
 
 /// The pod as a template may see it: without what an earlier injection added, with what the user wrote.
-pub(crate) fn template_input(original: &Value, previous: &Overrides, status_port: i64) -> Value {
+pub(crate) fn template_input<'a>(
+    original: &'a Value,
+    previous: &Overrides,
+    status_port: i64,
+) -> Cow<'a, Value> {
+    let status = Status::of(original);
+    if status.is_none() && previous.containers.is_empty() && previous.init_containers.is_empty() {
+        return Cow::Borrowed(original);
+    }
     let mut pod_in = original.clone();
-    if let Some(status) = Status::of(original) {
+    if let Some(status) = status {
         for (field, names) in
             [("containers", &status.containers), ("initContainers", &status.init_containers)]
         {
@@ -114,7 +124,7 @@ pub(crate) fn template_input(original: &Value, previous: &Overrides, status_port
             pod::list_mut(&mut pod_in, field).sort_by_key(rank);
         }
     }
-    pod_in
+    Cow::Owned(pod_in)
 }
 
 /// Merge what the user wrote for the template's containers over the result.
@@ -160,7 +170,7 @@ pub(crate) fn reapply(
             }
             let mut partial = json!({"spec": {}});
             partial["spec"][field] = json!([written(&user)]);
-            strategic::merge(merged, &partial, Directives::Drop)?;
+            strategic::merge(merged, partial, Directives::Drop)?;
         }
     }
     // What an earlier injection remembered stays; containers that appeared since join it.

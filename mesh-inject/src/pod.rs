@@ -3,6 +3,7 @@
 //! Pods stay `serde_json::Value` throughout, so that fields this crate has never heard of survive.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde_json::{Map, Value};
 
@@ -12,144 +13,189 @@ use crate::json::type_name;
 /// Check that everything the injector walks over has the type it expects. Fields that it does not touch are not
 /// looked at: the API server has its own opinion about them.
 pub(crate) fn check(pod: &Value) -> Result<(), InjectError> {
-    object("pod", pod)?;
+    let root = Place { parent: None, step: Step::Field("pod") };
+    object(&root, pod)?;
+    let metadata_place = Place { parent: None, step: Step::Field("metadata") };
     if let Some(metadata) = present(pod, "metadata") {
-        object("metadata", metadata)?;
+        object(&metadata_place, metadata)?;
         for field in ["name", "generateName", "namespace"] {
             if let Some(value) = present(metadata, field) {
-                string(&format!("metadata.{field}"), value)?;
+                string(&metadata_place.field(field), value)?;
             }
         }
         for field in ["labels", "annotations"] {
             if let Some(value) = present(metadata, field) {
-                let path = format!("metadata.{field}");
-                for (key, value) in object(&path, value)? {
-                    if !value.is_string() {
-                        return Err(invalid(&format!("{path}[{key}]"), "a string", value));
-                    }
+                let place = metadata_place.field(field);
+                for (key, value) in object(&place, value)? {
+                    string(&place.key(key), value)?;
                 }
             }
         }
-        for (_, path, item) in items(metadata, "metadata", "ownerReferences")? {
-            object(&path, item)?;
+        let place = metadata_place.field("ownerReferences");
+        for (i, item) in items(&place, metadata, "ownerReferences")?.iter().enumerate() {
+            object(&place.index(i), item)?;
         }
     }
     let Some(spec) = present(pod, "spec") else { return Ok(()) };
-    object("spec", spec)?;
+    let spec_place = Place { parent: None, step: Step::Field("spec") };
+    object(&spec_place, spec)?;
     if let Some(value) = present(spec, "hostNetwork")
         && !value.is_boolean()
     {
-        return Err(invalid("spec.hostNetwork", "a boolean", value));
+        return Err(spec_place.field("hostNetwork").invalid("a boolean", value));
     }
     if let Some(value) = present(spec, "securityContext") {
-        object("spec.securityContext", value)?;
+        object(&spec_place.field("securityContext"), value)?;
     }
     let mut names = BTreeSet::new();
     for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for (_, path, item) in items(spec, "spec", list)? {
-            let name = container(&path, item)?;
+        let place = spec_place.field(list);
+        for (i, item) in items(&place, spec, list)?.iter().enumerate() {
+            let place = place.index(i);
+            let name = container(&place, item)?;
             if !names.insert(name) {
                 return Err(InjectError::InvalidPod {
-                    field: format!("{path}.name"),
+                    field: format!("{place}.name"),
                     expected: "a name of its own",
                     found: format!("{name:?} a second time"),
                 });
             }
         }
     }
-    named(spec, "spec", "volumes")?;
-    for (_, path, item) in items(spec, "spec", "imagePullSecrets")? {
-        object(&path, item)?;
+    named(&spec_place, spec, "volumes")?;
+    let place = spec_place.field("imagePullSecrets");
+    for (i, item) in items(&place, spec, "imagePullSecrets")?.iter().enumerate() {
+        object(&place.index(i), item)?;
     }
     Ok(())
 }
 
-fn container<'a>(path: &str, container: &'a Value) -> Result<&'a str, InjectError> {
-    let name = name(path, container)?;
+/// A place in the pod; its text is only made when something is wrong there.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    parent: Option<&'a Self>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Field(&'static str),
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> Place<'a> {
+    fn field(&'a self, name: &'static str) -> Self {
+        Self { parent: Some(self), step: Step::Field(name) }
+    }
+
+    fn key(&'a self, key: &'a str) -> Self {
+        Self { parent: Some(self), step: Step::Key(key) }
+    }
+
+    fn index(&'a self, index: usize) -> Self {
+        Self { parent: Some(self), step: Step::Index(index) }
+    }
+
+    fn invalid(&self, expected: &'static str, found: &Value) -> InjectError {
+        let found = match found {
+            Value::Null | Value::Array(_) | Value::Object(_) => type_name(found).to_owned(),
+            scalar => format!("{scalar:.80}"),
+        };
+        InjectError::InvalidPod { field: self.to_string(), expected, found }
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        match self.step {
+            Step::Field(name) if self.parent.is_none() => f.write_str(name),
+            Step::Field(name) => write!(f, ".{name}"),
+            Step::Key(key) => write!(f, "[{key}]"),
+            Step::Index(index) => write!(f, "[{index}]"),
+        }
+    }
+}
+
+fn container<'v>(place: &Place<'_>, container: &'v Value) -> Result<&'v str, InjectError> {
+    let name = name(place, container)?;
     for field in ["image", "restartPolicy", "imagePullPolicy", "workingDir"] {
         if let Some(value) = present(container, field) {
-            string(&format!("{path}.{field}"), value)?;
+            string(&place.field(field), value)?;
         }
     }
     for field in
         ["securityContext", "resources", "lifecycle", "livenessProbe", "readinessProbe", "startupProbe"]
     {
         if let Some(value) = present(container, field) {
-            object(&format!("{path}.{field}"), value)?;
+            object(&place.field(field), value)?;
         }
     }
     for field in ["args", "command"] {
-        for (_, path, item) in items(container, path, field)? {
-            string(&path, item)?;
+        let place = place.field(field);
+        for (i, item) in items(&place, container, field)?.iter().enumerate() {
+            string(&place.index(i), item)?;
         }
     }
-    named(container, path, "env")?;
-    for (_, path, item) in items(container, path, "volumeMounts")? {
-        object(&path, item)?;
-        string(&format!("{path}.mountPath"), item.get("mountPath").unwrap_or(&Value::Null))?;
+    named(place, container, "env")?;
+    for (field, key) in [("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")] {
+        let place = place.field(field);
+        for (i, item) in items(&place, container, field)?.iter().enumerate() {
+            let place = place.index(i);
+            object(&place, item)?;
+            string(&place.field(key), item.get(key).unwrap_or(&Value::Null))?;
+        }
     }
-    for (_, path, item) in items(container, path, "volumeDevices")? {
-        object(&path, item)?;
-        string(&format!("{path}.devicePath"), item.get("devicePath").unwrap_or(&Value::Null))?;
-    }
-    for (_, path, item) in items(container, path, "ports")? {
-        object(&path, item)?;
+    let ports = place.field("ports");
+    for (i, item) in items(&ports, container, "ports")?.iter().enumerate() {
+        let place = ports.index(i);
+        object(&place, item)?;
         let port = item.get("containerPort").unwrap_or(&Value::Null);
         if !port.as_i64().is_some_and(|port| (1..=65535).contains(&port)) {
-            return Err(invalid(&format!("{path}.containerPort"), "a port number", port));
+            return Err(place.field("containerPort").invalid("a port number", port));
         }
     }
     Ok(name)
 }
 
-fn named(parent: &Value, path: &str, list: &str) -> Result<(), InjectError> {
-    for (_, path, item) in items(parent, path, list)? {
-        name(&path, item)?;
+fn named(parent: &Place<'_>, holder: &Value, list: &'static str) -> Result<(), InjectError> {
+    let place = parent.field(list);
+    for (i, item) in items(&place, holder, list)?.iter().enumerate() {
+        name(&place.index(i), item)?;
     }
     Ok(())
 }
 
-fn name<'a>(path: &str, item: &'a Value) -> Result<&'a str, InjectError> {
-    object(path, item)?;
+fn name<'v>(place: &Place<'_>, item: &'v Value) -> Result<&'v str, InjectError> {
+    object(place, item)?;
     let name = item.get("name").unwrap_or(&Value::Null);
     match name.as_str() {
-        Some("") | None => Err(invalid(&format!("{path}.name"), "a name", name)),
+        Some("") | None => Err(place.field("name").invalid("a name", name)),
         Some(name) => Ok(name),
     }
 }
 
-fn items<'a>(
-    parent: &'a Value,
-    path: &str,
-    list: &str,
-) -> Result<impl Iterator<Item = (usize, String, &'a Value)> + use<'a>, InjectError> {
-    let path = format!("{path}.{list}");
-    let items: &[Value] = match present(parent, list) {
-        None => &[],
-        Some(Value::Array(items)) => items,
-        Some(other) => return Err(invalid(&path, "a list", other)),
-    };
-    Ok(items.iter().enumerate().map(move |(i, item)| (i, format!("{path}[{i}]"), item)))
+fn items<'v>(place: &Place<'_>, holder: &'v Value, list: &str) -> Result<&'v [Value], InjectError> {
+    match present(holder, list) {
+        None => Ok(&[]),
+        Some(Value::Array(items)) => Ok(items),
+        Some(other) => Err(place.invalid("a list", other)),
+    }
 }
 
-fn present<'a>(parent: &'a Value, field: &str) -> Option<&'a Value> {
-    parent.get(field).filter(|value| !value.is_null())
+fn present<'v>(holder: &'v Value, field: &str) -> Option<&'v Value> {
+    holder.get(field).filter(|value| !value.is_null())
 }
 
-fn object<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, InjectError> {
-    value.as_object().ok_or_else(|| invalid(path, "an object", value))
+fn object<'v>(place: &Place<'_>, value: &'v Value) -> Result<&'v Map<String, Value>, InjectError> {
+    value.as_object().ok_or_else(|| place.invalid("an object", value))
 }
 
-fn string(path: &str, value: &Value) -> Result<(), InjectError> {
-    if value.is_string() { Ok(()) } else { Err(invalid(path, "a string", value)) }
-}
-
-fn invalid(field: &str, expected: &'static str, found: &Value) -> InjectError {
-    let found = match found {
-        Value::Null | Value::Array(_) | Value::Object(_) => type_name(found).to_owned(),
-        scalar => format!("{scalar:.80}"),
-    };
-    InjectError::InvalidPod { field: field.to_owned(), expected, found }
+fn string(place: &Place<'_>, value: &Value) -> Result<(), InjectError> {
+    if value.is_string() { Ok(()) } else { Err(place.invalid("a string", value)) }
 }
 
 /// Items of a list under `spec`; empty when there is none.

@@ -93,7 +93,7 @@ impl Injector {
         if request.content_type != Some("application/json") {
             return plain(415, "invalid Content-Type, want `application/json`".to_owned());
         }
-        let review = match json::parse(request.body) {
+        let mut review = match json::parse(request.body) {
             Ok(review) => review,
             Err(error) => return unreadable("", error),
         };
@@ -110,29 +110,34 @@ impl Injector {
                 return unreadable(&uid, InjectError::Document { message });
             }
         }
-        let (response, outcome) = self.respond(asked, &uid, &path_environment(request.path), cluster);
+        let what = not_pod_creation(asked);
+        let namespace = asked.get("namespace").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let object = review.pointer_mut("/request/object").map(Value::take).unwrap_or_default();
+        let (response, outcome) = match what {
+            Some(what) => {
+                let decision = Decision::Skip(SkipReason::NotPodCreation { what });
+                (json!({"uid": uid, "allowed": true}), Outcome::Skipped(decision))
+            }
+            None => self.respond(object, &namespace, &uid, path_environment(request.path), cluster),
+        };
         reply(&review, response, outcome)
     }
 
     fn respond(
         &self,
-        asked: &Value,
+        object: Value,
+        namespace: &str,
         uid: &str,
-        environment: &BTreeMap<String, String>,
+        environment: BTreeMap<String, String>,
         cluster: &Cluster,
     ) -> (Value, Outcome) {
-        if let Some(what) = not_pod_creation(asked) {
-            let decision = Decision::Skip(SkipReason::NotPodCreation { what });
-            return (json!({"uid": uid, "allowed": true}), Outcome::Skipped(decision));
+        if !object.is_object() {
+            return refused(
+                uid,
+                InjectError::Document { message: "`request.object` is not a pod".to_owned() },
+            );
         }
-        let namespace = asked.get("namespace").and_then(Value::as_str).unwrap_or_default();
-        let mut base = match asked.get("object") {
-            Some(object) if object.is_object() => object.clone(),
-            _ => {
-                let error = InjectError::Document { message: "`request.object` is not a pod".to_owned() };
-                return refused(uid, error);
-            }
-        };
+        let mut base = object;
         if let Err(error) = pod::check(&base) {
             return refused(uid, error);
         }
@@ -143,7 +148,7 @@ impl Injector {
             add_warnings(&mut response, &warnings);
             return (response, Outcome::Skipped(decision));
         }
-        let request = Request { environment: environment.clone(), ..Request::new(&base, namespace, cluster) };
+        let request = Request { environment, ..Request::new(&base, namespace, cluster) };
         match self.inject(&request) {
             Err(error) => refused(uid, error),
             Ok(injected) => {

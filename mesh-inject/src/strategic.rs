@@ -21,8 +21,11 @@ pub enum Directives {
 /// # Errors
 /// [`InjectError::Merge`] when an item of a merge list lacks its key, or a directive is unknown. `base` may be partly
 /// merged then; callers work on a copy.
-pub fn merge(base: &mut Value, patch: &Value, directives: Directives) -> Result<(), InjectError> {
-    Merger { directives, path: Vec::new() }.value(base, patch)
+pub fn merge(base: &mut Value, patch: Value, directives: Directives) -> Result<(), InjectError> {
+    value(base, patch, directives).map_err(|problem| InjectError::Merge {
+        field: problem.path.into_iter().rev().collect::<Vec<_>>().join("."),
+        message: problem.message,
+    })
 }
 
 /// Name of the field by which items of a list are matched, if the list is merged at all.
@@ -47,9 +50,21 @@ pub fn merge_key(list: &str) -> Option<&'static str> {
     })
 }
 
-struct Merger<'a> {
-    directives: Directives,
-    path: Vec<&'a str>,
+/// What went wrong; the path is collected on the way out, innermost field first.
+struct Problem {
+    path: Vec<String>,
+    message: String,
+}
+
+impl Problem {
+    fn new(message: String) -> Self {
+        Self { path: Vec::new(), message }
+    }
+
+    fn inside(mut self, field: &str) -> Self {
+        self.path.push(field.to_owned());
+        self
+    }
 }
 
 enum Directive {
@@ -58,194 +73,189 @@ enum Directive {
     Delete,
 }
 
-impl<'a> Merger<'a> {
-    fn value(&mut self, base: &mut Value, patch: &'a Value) -> Result<(), InjectError> {
-        match patch {
-            Value::Object(patch) => self.object(base, patch),
-            other => {
-                *base = other.clone();
-                Ok(())
-            }
+fn value(base: &mut Value, patch: Value, directives: Directives) -> Result<(), Problem> {
+    match patch {
+        Value::Object(patch) => object(base, patch, directives),
+        other => {
+            *base = other;
+            Ok(())
         }
     }
+}
 
-    fn object(&mut self, base: &mut Value, patch: &'a Map<String, Value>) -> Result<(), InjectError> {
-        match self.directive(patch)? {
-            Directive::Replace => {
-                *base = Value::Object(self.fresh(patch)?);
-                return Ok(());
-            }
-            Directive::Delete => {
-                *base = Value::Object(Map::new());
-                return Ok(());
-            }
-            Directive::Merge => {}
-        }
-        if !base.is_object() {
-            *base = Value::Object(Map::new());
-        }
-        let Value::Object(target) = base else { return Ok(()) };
-        if let Some(retained) = patch.get("$retainKeys").and_then(Value::as_array)
-            && self.directives == Directives::Honour
-        {
-            target.retain(|key, _| retained.iter().any(|kept| kept == key));
-        }
-        for (key, value) in patch {
-            if self.is_directive(key)? {
-                continue;
-            }
-            if value.is_null() {
-                if self.directives == Directives::Honour {
-                    target.remove(key);
-                }
-                continue;
-            }
-            self.path.push(key);
-            match (target.get_mut(key), value) {
-                (Some(existing), Value::Array(items)) => match merge_key(key) {
-                    Some(merge_key) => self.list(existing, items, merge_key)?,
-                    None => *existing = value.clone(),
-                },
-                (Some(existing), Value::Object(_)) if existing.is_object() => self.value(existing, value)?,
-                _ => {
-                    let fresh = self.fresh_value(key, value)?;
-                    target.insert(key.clone(), fresh);
-                }
-            }
-            self.path.pop();
-        }
-        Ok(())
-    }
-
-    fn list(&mut self, base: &mut Value, patch: &'a [Value], key: &'static str) -> Result<(), InjectError> {
-        let original = match base {
-            Value::Array(items) => std::mem::take(items),
-            _ => Vec::new(),
-        };
-        if self.directives == Directives::Honour
-            && patch.iter().any(|item| item.get("$patch").and_then(Value::as_str) == Some("replace"))
-        {
-            let kept = patch.iter().filter(|item| item.get("$patch").is_none());
-            *base = Value::Array(kept.map(|item| self.fresh_item(item, key)).collect::<Result<_, _>>()?);
+fn object(base: &mut Value, patch: Map<String, Value>, directives: Directives) -> Result<(), Problem> {
+    match directive(&patch, directives)? {
+        Directive::Replace => {
+            *base = Value::Object(fresh(patch, directives)?);
             return Ok(());
         }
-        for item in &original {
-            self.key_of(item, key)?;
+        Directive::Delete => {
+            *base = Value::Object(Map::new());
+            return Ok(());
         }
-        let mut slots: Vec<Option<Value>> = original.into_iter().map(Some).collect();
-        // (merged item, its place in the original list)
-        let mut merged: Vec<(Value, Option<usize>)> = Vec::with_capacity(patch.len());
-        for item in patch {
-            let wanted = self.key_of(item, key)?;
-            let at =
-                slots.iter().position(|slot| slot.as_ref().and_then(|slot| slot.get(key)) == Some(wanted));
-            let deleted = self.directives == Directives::Honour
-                && item.get("$patch").and_then(Value::as_str) == Some("delete");
-            if deleted {
-                for slot in &mut slots {
-                    if slot.as_ref().and_then(|slot| slot.get(key)) == Some(wanted) {
-                        *slot = None;
-                    }
-                }
-                continue;
-            }
-            match at.and_then(|at| slots[at].take()) {
-                Some(mut existing) => {
-                    self.value(&mut existing, item)?;
-                    merged.push((existing, at));
-                }
-                // The same key a second time in the patch merges into the first.
-                None => match merged.iter_mut().find(|(done, _)| done.get(key) == Some(wanted)) {
-                    Some((done, _)) => self.value(done, item)?,
-                    None => {
-                        let fresh = self.fresh_item(item, key)?;
-                        merged.push((fresh, None));
-                    }
-                },
-            }
-        }
-        let mut rest = slots.into_iter().enumerate().filter_map(|(at, slot)| Some((at, slot?))).peekable();
-        let mut result = Vec::with_capacity(merged.len());
-        for (item, place) in merged {
-            if let Some(place) = place {
-                while let Some((_, earlier)) = rest.next_if(|(at, _)| *at < place) {
-                    result.push(earlier);
-                }
-            }
-            result.push(item);
-        }
-        result.extend(rest.map(|(_, item)| item));
-        *base = Value::Array(result);
-        Ok(())
+        Directive::Merge => {}
     }
-
-    fn fresh_value(&mut self, key: &str, value: &'a Value) -> Result<Value, InjectError> {
-        Ok(match value {
-            Value::Object(map) => Value::Object(self.fresh(map)?),
-            Value::Array(items) => match merge_key(key) {
-                Some(_) => {
-                    let mut list = Value::Array(Vec::new());
-                    self.list(&mut list, items, merge_key(key).unwrap_or("name"))?;
-                    list
-                }
-                None => value.clone(),
+    if !base.is_object() {
+        *base = Value::Object(Map::new());
+    }
+    let Value::Object(target) = base else { return Ok(()) };
+    if let Some(retained) = patch.get("$retainKeys").and_then(Value::as_array)
+        && directives == Directives::Honour
+    {
+        target.retain(|key, _| retained.iter().any(|kept| kept == key));
+    }
+    for (key, patch) in patch {
+        if is_directive(&key, directives)? {
+            continue;
+        }
+        if patch.is_null() {
+            if directives == Directives::Honour {
+                target.remove(&key);
+            }
+            continue;
+        }
+        match (target.get_mut(&key), patch) {
+            (Some(existing), Value::Array(items)) => match merge_key(&key) {
+                Some(by) => list(existing, items, by, directives).map_err(|problem| problem.inside(&key))?,
+                None => *existing = Value::Array(items),
             },
-            scalar => scalar.clone(),
-        })
-    }
-
-    fn fresh_item(&mut self, item: &'a Value, key: &'static str) -> Result<Value, InjectError> {
-        self.key_of(item, key)?;
-        match item {
-            Value::Object(map) => Ok(Value::Object(self.fresh(map)?)),
-            other => Ok(other.clone()),
-        }
-    }
-
-    /// A copy of something that is new: nulls and directives say nothing about what was not there.
-    fn fresh(&mut self, map: &'a Map<String, Value>) -> Result<Map<String, Value>, InjectError> {
-        let mut copy = Map::new();
-        for (key, value) in map {
-            if value.is_null() || self.is_directive(key)? {
-                continue;
+            (Some(existing), patch @ Value::Object(_)) if existing.is_object() => {
+                value(existing, patch, directives).map_err(|problem| problem.inside(&key))?;
             }
-            self.path.push(key);
-            let value = self.fresh_value(key, value)?;
-            self.path.pop();
-            copy.insert(key.clone(), value);
-        }
-        Ok(copy)
-    }
-
-    fn key_of<'v>(&self, item: &'v Value, key: &str) -> Result<&'v Value, InjectError> {
-        let found = item.get(key).filter(|value| value.is_string() || value.is_number());
-        found.ok_or_else(|| self.error(format!("an item lacks its merge key `{key}`")))
-    }
-
-    fn directive(&self, patch: &Map<String, Value>) -> Result<Directive, InjectError> {
-        if self.directives == Directives::Drop {
-            return Ok(Directive::Merge);
-        }
-        match patch.get("$patch").map(Value::as_str) {
-            None | Some(Some("merge")) => Ok(Directive::Merge),
-            Some(Some("replace")) => Ok(Directive::Replace),
-            Some(Some("delete")) => Ok(Directive::Delete),
-            Some(other) => Err(self.error(format!("unknown $patch {other:?}"))),
+            (_, patch) => {
+                let fresh = fresh_value(&key, patch, directives).map_err(|problem| problem.inside(&key))?;
+                target.insert(key, fresh);
+            }
         }
     }
+    Ok(())
+}
 
-    fn is_directive(&self, key: &str) -> Result<bool, InjectError> {
-        if !key.starts_with('$') {
-            return Ok(false);
+fn list(
+    base: &mut Value,
+    patch: Vec<Value>,
+    key: &'static str,
+    directives: Directives,
+) -> Result<(), Problem> {
+    let original = match base {
+        Value::Array(items) => std::mem::take(items),
+        _ => Vec::new(),
+    };
+    let asks = |item: &Value, what: &str| {
+        directives == Directives::Honour && item.get("$patch").and_then(Value::as_str) == Some(what)
+    };
+    if patch.iter().any(|item| asks(item, "replace")) {
+        let kept = patch.into_iter().filter(|item| item.get("$patch").is_none());
+        *base = Value::Array(kept.map(|item| fresh_item(item, key, directives)).collect::<Result<_, _>>()?);
+        return Ok(());
+    }
+    for item in original.iter().chain(&patch) {
+        key_of(item, key)?;
+    }
+    let mut slots: Vec<Option<Value>> = original.into_iter().map(Some).collect();
+    let holds =
+        |slot: &Option<Value>, item: &Value| slot.as_ref().and_then(|slot| slot.get(key)) == item.get(key);
+    // (merged item, its place in the original list)
+    let mut merged: Vec<(Value, Option<usize>)> = Vec::with_capacity(patch.len());
+    for item in patch {
+        if asks(&item, "delete") {
+            for slot in &mut slots {
+                if holds(slot, &item) {
+                    *slot = None;
+                }
+            }
+            continue;
         }
-        match (self.directives, key) {
-            (Directives::Drop, _) | (_, "$patch" | "$retainKeys") => Ok(true),
-            (_, other) => Err(self.error(format!("unknown directive {other}"))),
+        let at = slots.iter().position(|slot| holds(slot, &item));
+        match at.and_then(|at| slots[at].take()) {
+            Some(mut existing) => {
+                value(&mut existing, item, directives)?;
+                merged.push((existing, at));
+            }
+            // The same key a second time in the patch merges into the first.
+            None => match merged.iter_mut().find(|(done, _)| done.get(key) == item.get(key)) {
+                Some((done, _)) => value(done, item, directives)?,
+                None => merged.push((fresh_item(item, key, directives)?, None)),
+            },
         }
     }
+    let mut rest = slots.into_iter().enumerate().filter_map(|(at, slot)| Some((at, slot?))).peekable();
+    let mut result = Vec::with_capacity(merged.len());
+    for (item, place) in merged {
+        if let Some(place) = place {
+            while let Some((_, earlier)) = rest.next_if(|(at, _)| *at < place) {
+                result.push(earlier);
+            }
+        }
+        result.push(item);
+    }
+    result.extend(rest.map(|(_, item)| item));
+    *base = Value::Array(result);
+    Ok(())
+}
 
-    fn error(&self, message: String) -> InjectError {
-        InjectError::Merge { field: self.path.join("."), message }
+fn fresh_value(key: &str, value: Value, directives: Directives) -> Result<Value, Problem> {
+    Ok(match value {
+        Value::Object(map) => Value::Object(fresh(map, directives)?),
+        Value::Array(items) => match merge_key(key) {
+            Some(by) => {
+                let mut merged = Value::Array(Vec::new());
+                list(&mut merged, items, by, directives)?;
+                merged
+            }
+            None => Value::Array(items),
+        },
+        scalar => scalar,
+    })
+}
+
+fn fresh_item(item: Value, key: &'static str, directives: Directives) -> Result<Value, Problem> {
+    key_of(&item, key)?;
+    match item {
+        Value::Object(map) => Ok(Value::Object(fresh(map, directives)?)),
+        other => Ok(other),
+    }
+}
+
+/// Something that is new: nulls and directives say nothing about what was not there.
+fn fresh(map: Map<String, Value>, directives: Directives) -> Result<Map<String, Value>, Problem> {
+    let mut result = Map::new();
+    for (key, value) in map {
+        if value.is_null() || is_directive(&key, directives)? {
+            continue;
+        }
+        let value = fresh_value(&key, value, directives).map_err(|problem| problem.inside(&key))?;
+        result.insert(key, value);
+    }
+    Ok(result)
+}
+
+fn key_of(item: &Value, key: &str) -> Result<(), Problem> {
+    match item.get(key) {
+        Some(Value::String(_) | Value::Number(_)) => Ok(()),
+        _ => Err(Problem::new(format!("an item lacks its merge key `{key}`"))),
+    }
+}
+
+fn directive(patch: &Map<String, Value>, directives: Directives) -> Result<Directive, Problem> {
+    if directives == Directives::Drop {
+        return Ok(Directive::Merge);
+    }
+    match patch.get("$patch").map(Value::as_str) {
+        None | Some(Some("merge")) => Ok(Directive::Merge),
+        Some(Some("replace")) => Ok(Directive::Replace),
+        Some(Some("delete")) => Ok(Directive::Delete),
+        Some(other) => Err(Problem::new(format!("unknown $patch {other:?}"))),
+    }
+}
+
+fn is_directive(key: &str, directives: Directives) -> Result<bool, Problem> {
+    if !key.starts_with('$') {
+        return Ok(false);
+    }
+    match (directives, key) {
+        (Directives::Drop, _) | (_, "$patch" | "$retainKeys") => Ok(true),
+        (_, other) => Err(Problem::new(format!("unknown directive {other}"))),
     }
 }
 
@@ -256,7 +266,7 @@ mod tests {
 
     fn merged(base: Value, patch: Value) -> Value {
         let mut base = base;
-        merge(&mut base, &patch, Directives::Honour).unwrap();
+        merge(&mut base, patch, Directives::Honour).unwrap();
         base
     }
 
@@ -299,11 +309,11 @@ mod tests {
             json!({"env":[{"name":"b"}]})
         );
         let mut pod = json!({"env":[{"name":"a"}]});
-        merge(&mut pod, &json!({"$patch":"delete","env":[{"name":"a","value":null}]}), Directives::Drop)
+        merge(&mut pod, json!({"$patch":"delete","env":[{"name":"a","value":null}]}), Directives::Drop)
             .unwrap();
         assert_eq!(pod, json!({"env":[{"name":"a"}]}));
         let error =
-            merge(&mut json!({}), &json!({"$setElementOrder/env":[]}), Directives::Honour).unwrap_err();
+            merge(&mut json!({}), json!({"$setElementOrder/env":[]}), Directives::Honour).unwrap_err();
         assert_eq!(error.reason(), "merge");
     }
 
@@ -311,7 +321,7 @@ mod tests {
     fn items_without_key_are_refused_with_their_path() {
         let error = merge(
             &mut json!({}),
-            &json!({"spec":{"containers":[{"name":"a","ports":[{"name":"x"}]}]}}),
+            json!({"spec":{"containers":[{"name":"a","ports":[{"name":"x"}]}]}}),
             Directives::Honour,
         )
         .unwrap_err();

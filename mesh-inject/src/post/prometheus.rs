@@ -78,7 +78,7 @@ pub(crate) fn merge(
         "prometheus_io_scrape",
         "prometheus_istio_io_scrape_targets",
     ];
-    annotations.retain(|key, _| !ours.contains(&normalise(key).as_str()));
+    annotations.retain(|key, _| !ours.iter().any(|own| reads(key, own)));
     for (key, value) in [
         ("prometheus.io/port", own.as_str()),
         ("prometheus.io/path", "/stats/prometheus"),
@@ -147,10 +147,11 @@ fn check_port(annotation: &str, text: &str, status_port: i64) -> Result<(), Inje
 /// An annotation whose key reads so when everything but letters and digits becomes `_`.
 fn find<'a>(pod_in: &'a Value, normalised: &str) -> Option<(&'a str, &'a str)> {
     let annotations = pod_in.get("metadata")?.get("annotations")?.as_object()?;
-    let found = annotations.iter().find(|(key, _)| normalise(key) == normalised)?;
+    let found = annotations.iter().find(|(key, _)| reads(key, normalised))?;
     Some((found.0, found.1.as_str()?))
 }
 
-fn normalise(key: &str) -> String {
-    key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+/// Does the key read so when everything but letters and digits becomes `_`?
+fn reads(key: &str, normalised: &str) -> bool {
+    key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).eq(normalised.chars())
 }
