@@ -155,6 +155,11 @@ impl Netlink {
         Ok(foreign::find(&mut self.socket)?.iter().map(foreign::ForeignChain::describe).collect())
     }
 
+    /// Whether `iptables-nft` has written chains of ours.
+    pub(crate) fn ours_by_iptables(&mut self) -> Result<bool, NetlinkError> {
+        foreign::ours_by_iptables(&mut self.socket)
+    }
+
     /// Removes Istio's chains and tables, and the rules that lead there, in one transaction. Everything else stays.
     ///
     /// # Errors

@@ -1,7 +1,10 @@
 //! What each command does.
 
+mod show;
+
 use std::fmt::Display;
 
+use mesh_netfilter::backend::{Backend, Kind, detect, open};
 use mesh_netfilter::routing::{Routing, needs};
 use mesh_netfilter::{Interception, Netlink, Ruleset};
 use serde_json::json;
@@ -11,27 +14,37 @@ use crate::{Failure, machine, probe};
 
 /// Does what was asked for.
 pub(crate) fn run(flags: &Flags) -> Result<(), Failure> {
-    enter(&flags.network_namespace)?;
-    if flags.command == Command::Counters {
-        return counters(flags);
+    match flags.command {
+        // These never look at the machine.
+        Command::Render => return show::render(flags, &intent(flags)?),
+        Command::Trace if !flags.live => return show::trace(flags),
+        _ => enter(&flags.network_namespace)?,
+    }
+    match flags.command {
+        Command::Counters => return show::counters(flags),
+        Command::Trace => return show::trace(flags),
+        _ => {}
     }
     let flags = &machine::look(flags)?;
     let intent = intent(flags)?;
     match flags.command {
-        Command::Apply => apply(flags, &intent),
         Command::Plan => plan(flags, &intent),
         Command::Verify => verify(flags, &intent),
-        Command::Clean => clean(&intent),
-        Command::Counters => Ok(()),
+        Command::Clean => clean(flags, &intent),
+        _ => apply(flags, &intent),
     }
 }
 
+/// The backend that was asked for, or the one that fits this machine.
+pub(crate) fn backend(flags: &Flags) -> Result<Box<dyn Backend>, Failure> {
+    flags.backend.map_or_else(detect, open).map_err(Failure::rules)
+}
+
 /// The intent, warnings said; refused when it makes no sense.
-fn intent(flags: &Flags) -> Result<Interception, Failure> {
-    let usage = |error: &dyn Display| Failure { status: crate::USAGE, message: error.to_string() };
-    let mut intent = flags.config.parse().map_err(|error| usage(&error))?;
+pub(crate) fn intent(flags: &Flags) -> Result<Interception, Failure> {
+    let mut intent = flags.config.parse().map_err(Failure::rules)?;
     if flags.strict {
-        intent = intent.strict().map_err(|error| usage(&error))?;
+        intent = intent.strict().map_err(Failure::rules)?;
     }
     for warning in intent.contradictions() {
         eprintln!("mesh-init: warning: {warning}");
@@ -51,21 +64,24 @@ fn enter(path: &str) -> Result<(), Failure> {
 fn apply(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
     if !flags.skip_rule_apply {
         let desired = Ruleset::from(intent);
-        let mut kernel = Netlink::open().map_err(Failure::rules)?;
-        let foreign = foreign(flags, &mut kernel)?;
+        let mut backend = backend(flags)?;
+        let foreign = foreign(flags)?;
         let mut routing = Routing::open().map_err(Failure::rules)?;
         if routing.loopback_up().map_err(Failure::rules)? {
             eprintln!("mesh-init: warning: the loopback interface was down; it is up now");
         }
-        let routes = routing.apply(&needs(intent)).map_err(Failure::rules)?;
-        let applied = if flags.force_apply { kernel.replace(&desired) } else { kernel.apply(&desired) };
-        let mut rules = applied.map_err(Failure::rules)?.changes;
+        let mut changes = routing.apply(&needs(intent)).map_err(Failure::rules)?;
+        changes += if flags.force_apply && backend.kind() == Kind::Netlink {
+            Netlink::open().and_then(|mut kernel| kernel.replace(&desired)).map_err(Failure::rules)?.changes
+        } else {
+            backend.apply(&desired).map_err(Failure::rules)?.changes
+        };
         if foreign {
             // Ours come first and stand already: nothing passes between.
-            rules += kernel.remove_foreign_interception().map_err(Failure::rules)?.changes;
+            let removed = Netlink::open().and_then(|mut kernel| kernel.remove_foreign_interception());
+            changes += removed.map_err(Failure::rules)?.changes;
         }
-        let total = rules + routes;
-        println!("mesh-init: {total} changes; {} rules in table inet mesh", desired.len());
+        println!("mesh-init: {changes} changes; {} rules by {}", desired.len(), backend.kind());
     }
     if flags.run_validation {
         println!("mesh-init: {}", probe::run(intent, flags.probe_port, flags.probe_timeout)?);
@@ -73,9 +89,14 @@ fn apply(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What Istio's own rules here are called; empty where the kernel has no nf_tables to ask.
+fn foreign_chains() -> Vec<String> {
+    Netlink::open().and_then(|mut kernel| kernel.foreign_interception()).unwrap_or_default()
+}
+
 /// Whether Istio's own rules are here and are to be removed. Two interceptions would both take every connection.
-fn foreign(flags: &Flags, kernel: &mut Netlink) -> Result<bool, Failure> {
-    let foreign = kernel.foreign_interception().map_err(Failure::rules)?;
+fn foreign(flags: &Flags) -> Result<bool, Failure> {
+    let foreign = foreign_chains();
     if foreign.is_empty() || flags.replace_istio {
         return Ok(!foreign.is_empty());
     }
@@ -100,9 +121,9 @@ fn plan(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
 }
 
 fn verify(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
-    let mut kernel = Netlink::open().map_err(Failure::rules)?;
+    let mut backend = backend(flags)?;
     let mut wrong: Vec<String> = Vec::new();
-    for change in kernel.plan(&Ruleset::from(intent)).map_err(Failure::rules)?.changes {
+    for change in backend.plan(&Ruleset::from(intent)).map_err(Failure::rules)?.changes {
         wrong.push(change.finding());
     }
     for need in
@@ -110,7 +131,7 @@ fn verify(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
     {
         wrong.push(format!("missing: {need}"));
     }
-    for chain in kernel.foreign_interception().map_err(Failure::rules)? {
+    for chain in foreign_chains() {
         wrong.push(format!("foreign: {chain}"));
     }
     let probed =
@@ -131,29 +152,10 @@ fn verify(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
     failure.map_or(Ok(()), Err)
 }
 
-fn clean(intent: &Interception) -> Result<(), Failure> {
-    let rules = Netlink::open().and_then(|mut kernel| kernel.clean()).map_err(Failure::rules)?.changes;
+fn clean(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
+    let rules = backend(flags)?.clean().map_err(Failure::rules)?.changes;
     let routes =
         Routing::open().and_then(|mut routing| routing.clean(&needs(intent))).map_err(Failure::rules)?;
     println!("mesh-init: {} changes; nothing of ours is left", rules + routes);
-    Ok(())
-}
-
-fn counters(flags: &Flags) -> Result<(), Failure> {
-    let counters = Netlink::open().and_then(|mut kernel| kernel.counters()).map_err(Failure::rules)?;
-    if flags.json {
-        let rows: Vec<_> = counters
-            .iter()
-            .map(|row| {
-                json!({ "chain": row.chain, "rule": row.rule, "note": row.note, "packets": row.packets, "bytes": row.bytes })
-            })
-            .collect();
-        println!("{}", json!(rows));
-        return Ok(());
-    }
-    println!("{:>10} {:>12}  {:<18} rule", "packets", "bytes", "chain");
-    for row in counters {
-        println!("{:>10} {:>12}  {:<18} {}", row.packets, row.bytes, row.chain, row.rule);
-    }
     Ok(())
 }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesh_netfilter::InterceptionConfig;
+use mesh_netfilter::backend::Kind as Backend;
+use mesh_netfilter::net::Family;
 
 pub(crate) use table::help;
 use table::{FLAGS, Flag, Kind};
@@ -25,16 +27,22 @@ pub enum Command {
     Verify,
     /// Remove the rules.
     Clean,
+    /// Print the rules as text.
+    Render,
+    /// Say what happens to a packet, and why.
+    Trace,
     /// Print how often each rule has matched.
     Counters,
 }
 
 impl Command {
-    const NAMES: [(&'static str, Self); 5] = [
+    const NAMES: [(&'static str, Self); 7] = [
         ("apply", Self::Apply),
         ("plan", Self::Plan),
         ("verify", Self::Verify),
         ("clean", Self::Clean),
+        ("render", Self::Render),
+        ("trace", Self::Trace),
         ("counters", Self::Counters),
     ];
 }
@@ -66,6 +74,18 @@ pub struct Flags {
     pub probe_timeout: Duration,
     /// Work in this network namespace.
     pub network_namespace: String,
+    /// How rules are written; `None`: the best way there is.
+    pub backend: Option<Backend>,
+    /// Render as an nft script instead of text for `iptables-restore`.
+    pub as_nft: bool,
+    /// Render for this family.
+    pub family: Family,
+    /// The packet to trace, in words or as `hex:4500…`.
+    pub packet: String,
+    /// A file with rules to trace in.
+    pub ruleset: String,
+    /// Trace in the kernel's rules.
+    pub live: bool,
     /// Print for tools.
     pub json: bool,
 }
@@ -85,6 +105,12 @@ impl Default for Flags {
             probe_port: 15002,
             probe_timeout: Duration::from_secs(5),
             network_namespace: String::new(),
+            backend: None,
+            as_nft: false,
+            family: Family::V4,
+            packet: String::new(),
+            ruleset: String::new(),
+            live: false,
             json: false,
         }
     }

@@ -14,6 +14,8 @@ pub(crate) fn look(flags: &Flags) -> Result<Flags, Failure> {
     if flags.command == Command::Clean {
         // Whatever the machine speaks now, everything of ours goes.
         flags.config.enable_ipv6 = true;
+        "TPROXY".clone_into(&mut flags.config.inbound_interception_mode);
+        "*".clone_into(&mut flags.config.inbound_ports_include);
     } else if flags.enable_ipv6.is_none() {
         flags.config.enable_ipv6 = speaks_ipv6(&addresses()?, flags.dual_stack).ok_or_else(|| {
             Failure::rules("no valid local IP address found; --enable-ipv6[=false] says what to write")

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Backend, BackendError, Iptables, Nft, ProgramError, Variant};
+use super::{Backend, BackendError, Iptables, Nft, Variant};
 use crate::net::BadWord;
 use crate::netlink::Netlink;
 
@@ -66,29 +66,46 @@ pub fn open(kind: Kind) -> Result<Box<dyn Backend>, BackendError> {
     })
 }
 
-/// The backend that holds rules of ours; without any the first that can read rules.
+/// The names of the tables that legacy iptables has made in this network namespace.
+const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
+
+/// The backend that holds rules of ours; without any the first that can read rules. Programs are only started where
+/// netlink cannot answer.
 ///
 /// # Errors
 /// When none can read rules: the error of the best, which names the missing capability or module.
 pub fn detect() -> Result<Box<dyn Backend>, BackendError> {
+    let error = match by_netlink() {
+        Ok(backend) => return Ok(backend),
+        Err(error) => error,
+    };
     let mut first_that_works = None;
-    let mut first_error = None;
-    for kind in Kind::ALL {
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Netlink) {
         let looked = open(kind).and_then(|mut backend| Ok((backend.live()?.is_some(), backend)));
         match looked {
-            // The two names of one program must not count twice; nf_tables rules are netlink's, whoever wrote them.
             Ok((true, backend)) => return Ok(backend),
             Ok((false, backend)) => {
                 first_that_works.get_or_insert(backend);
             }
-            Err(error) => {
-                first_error.get_or_insert(error);
-            }
+            Err(_) => {}
         }
     }
-    first_that_works.ok_or_else(|| {
-        first_error.unwrap_or_else(|| {
-            ProgramError::Start { program: "iptables".to_owned(), error: "not found".to_owned() }.into()
-        })
-    })
+    first_that_works.ok_or(error)
+}
+
+fn by_netlink() -> Result<Box<dyn Backend>, BackendError> {
+    let mut netlink = Netlink::open()?;
+    if netlink.live()?.is_some() {
+        return Ok(Box::new(netlink));
+    }
+    if netlink.ours_by_iptables()? {
+        return open(Kind::Iptables(Variant::Nft));
+    }
+    if std::fs::read_to_string(LEGACY_TABLES).is_ok_and(|names| !names.trim().is_empty()) {
+        let mut legacy = Iptables::new(Variant::Legacy);
+        if matches!(legacy.live(), Ok(Some(_))) {
+            return Ok(Box::new(legacy));
+        }
+    }
+    Ok(Box::new(netlink))
 }

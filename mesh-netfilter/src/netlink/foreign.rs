@@ -4,6 +4,7 @@ use super::expr::{Expr, Verdict};
 use super::socket::Socket;
 use super::wire::{Attributes, Message, Messages};
 use super::{ACK, DELETE_CHAIN, DELETE_RULE, DELETE_TABLE, NetlinkError, REQUEST, SUBSYSTEM};
+use crate::ruleset::CHAIN_PREFIX;
 
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const GET_RULE: u16 = SUBSYSTEM | 7;
@@ -45,6 +46,15 @@ fn all(kind: u16) -> impl Fn(u32) -> Messages {
         out.begin(kind, REQUEST | DUMP, sequence, &[0; 4]);
         out
     }
+}
+
+/// Whether `iptables-nft` has written chains of ours: they stand in the tables of one family.
+pub(super) fn ours_by_iptables(socket: &mut Socket) -> Result<bool, NetlinkError> {
+    let found = socket.dump(all(GET_CHAIN), |message| {
+        let one_family = matches!(message.payload.first(), Some(2 | 10));
+        (one_family && message.attributes().string(3)?.starts_with(CHAIN_PREFIX)).then_some(())
+    })?;
+    Ok(!found.is_empty())
 }
 
 /// Every chain of Istio's.

@@ -44,7 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-fn is_here(kind: Kind) -> bool {
+pub(crate) fn is_here(kind: Kind) -> bool {
     let program = match kind {
         Kind::Netlink => return true,
         Kind::Nft => "nft",

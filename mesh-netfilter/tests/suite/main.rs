@@ -1,6 +1,7 @@
 //! What is proven about rules: against Istio's, as invariants over all intents, and against the real kernel.
 
 mod backends;
+mod changes;
 mod golden;
 mod kernel;
 mod netns;
@@ -11,13 +12,17 @@ mod strategies;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-fn main() {
+fn main() -> std::process::ExitCode {
+    if let Some(job) = std::env::var_os(changes::JOB) {
+        return changes::child(&job.to_string_lossy());
+    }
     let arguments = Arguments::from_args();
     let mut trials = properties::trials();
     trials.extend(golden::trials());
     trials.extend(kernel::trials());
     trials.extend(backends::trials());
-    libtest_mimic::run(&arguments, trials).exit();
+    trials.extend(changes::trials());
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// A trial from a function that says what failed.

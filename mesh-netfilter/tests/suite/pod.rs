@@ -19,6 +19,8 @@ use crate::strategies::{PEER_V4, PEER_V6, POD_V4, POD_V6};
 const ELSEWHERE: u16 = 9999;
 /// Nothing here takes longer, unless packets are lost.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Where losing packets is allowed, less is waited for.
+const IMPATIENCE: Duration = Duration::from_millis(150);
 
 /// How a connection or datagram ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,8 @@ impl Pod {
     fn settled(&self) -> Result<(), String> {
         let probe = |address: &str| {
             let target = SocketAddr::new(address.parse().expect("an address"), 1);
-            (0..50).any(|_| self.inside.run(move || connect(None, target)) == Outcome::Port(ELSEWHERE))
+            (0..50)
+                .any(|_| self.inside.run(move || connect(None, target, PATIENCE)) == Outcome::Port(ELSEWHERE))
         };
         if probe(PEER_V4) && probe(PEER_V6) { Ok(()) } else { Err("the cable does not carry".to_owned()) }
     }
@@ -111,7 +114,7 @@ impl Pod {
         let space = if packet.direction == Direction::In { &self.outside } else { &self.inside };
         space.run(move || {
             as_owner(packet.uid.unwrap_or(0), packet.gid.unwrap_or(0), || match packet.protocol {
-                Protocol::Tcp => connect(Some(source), target),
+                Protocol::Tcp => connect(Some(source), target, PATIENCE),
                 _ => ask(source, target),
             })
         })
@@ -184,16 +187,16 @@ fn outcome(result: std::io::Result<[u8; 2]>) -> Outcome {
     }
 }
 
-fn connect(source: Option<IpAddr>, target: SocketAddr) -> Outcome {
+fn connect(source: Option<IpAddr>, target: SocketAddr, patience: Duration) -> Outcome {
     let domain = Domain::for_address(target);
     outcome((|| {
         let socket = Socket::new(domain, Type::STREAM, None)?;
         if let Some(source) = source {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
-        socket.connect_timeout(&target.into(), PATIENCE)?;
+        socket.connect_timeout(&target.into(), patience)?;
         let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         let mut port = [0; 2];
         stream.read_exact(&mut port)?;
         Ok(port)
@@ -210,6 +213,12 @@ fn ask(source: IpAddr, target: SocketAddr) -> Outcome {
         socket.recv(&mut port)?;
         Ok(port)
     })())
+}
+
+/// An application's connection that must be captured; to be called inside the pod.
+pub(crate) fn captured_connection() -> Outcome {
+    let target = SocketAddr::new("1.1.1.1".parse().expect("an address"), 80);
+    as_owner(1000, 1000, || connect(None, target, IMPATIENCE))
 }
 
 /// Runs something in a thread of its own, so that what it changes about itself ends with it.

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use mesh_netfilter::backend::{Kind as Backend, Variant};
+use mesh_netfilter::net::Family;
+
 use super::{Command, Flags};
 
 type Setter = fn(&mut Flags, &str) -> Result<(), &'static str>;
@@ -258,6 +261,15 @@ pub(super) const FLAGS: &[Flag] = &[
         "accepted; rules are written to nf_tables where the kernel has it",
         ACCEPTED,
     ),
+    Flag::value("force-iptables-binary", "write rules with this iptables: legacy or nft", |flags, word| {
+        flags.backend = match word {
+            "" => None,
+            "legacy" => Some(Backend::Iptables(Variant::Legacy)),
+            "nft" => Some(Backend::Iptables(Variant::Nft)),
+            _ => return Err("is neither legacy nor nft"),
+        };
+        Ok(())
+    }),
     Flag::value(
         "istio-outbound-owner-groups",
         "groups whose traffic is captured: * or a list",
@@ -313,13 +325,49 @@ pub(super) const FLAGS: &[Flag] = &[
         truth!(replace_istio),
     )
     .no_env(),
-    Flag::switch("json", "plan, verify, counters: for tools", truth!(json)).no_env(),
+    Flag::value(
+        "backend",
+        "netlink, nft, iptables-nft, iptables-legacy or iptables; empty: the best there is",
+        |flags, word| {
+            let kind = || word.parse::<Backend>().map_err(|error| error.reason);
+            flags.backend = if word.is_empty() { None } else { Some(kind()?) };
+            Ok(())
+        },
+    )
+    .no_env(),
+    Flag::value("format", "render: iptables-restore or nft", |flags, word| {
+        flags.as_nft = match word {
+            "iptables-restore" => false,
+            "nft" => true,
+            _ => return Err("is neither iptables-restore nor nft"),
+        };
+        Ok(())
+    })
+    .no_env(),
+    Flag::value("family", "render: v4 or v6", |flags, word| {
+        flags.family = match word {
+            "v4" => Family::V4,
+            "v6" => Family::V6,
+            _ => return Err("is neither v4 nor v6"),
+        };
+        Ok(())
+    })
+    .no_env(),
+    Flag::value(
+        "packet",
+        "trace: such as \"tcp 10.0.0.5:40000 > 10.1.2.3:8080 out uid 1000\", or hex:4500...",
+        text!(packet),
+    )
+    .no_env(),
+    Flag::value("ruleset", "trace: a file with iptables-save or nft text", text!(ruleset)).no_env(),
+    Flag::switch("live", "trace: in the rules that the kernel holds", truth!(live)).no_env(),
+    Flag::switch("json", "plan, verify, trace, counters: for tools", truth!(json)).no_env(),
 ];
 
 /// What `--help` prints.
 pub(crate) fn help() -> String {
     let mut text = String::from(
-        "mesh-init [apply|plan|verify|clean|counters] [flags]\n\n\
+        "mesh-init [apply|plan|verify|clean|render|trace|counters] [flags]\n\n\
          Hands a pod's traffic to its sidecar. Without a command it applies the rules; a second run changes nothing.\n\
          Exit status: 0, 1 (rules), 126 (probe), 255 (arguments).\n\n",
     );
