@@ -2,8 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "json")]
 pub mod json;
+#[cfg(feature = "server")]
+pub mod push;
 pub mod resource;
 pub mod server;
 

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use super::snapshot::Snapshot;
+
+type Groups = HashMap<Arc<str>, watch::Sender<Option<Arc<Snapshot>>>>;
 
 /// The newest snapshot of every group of clients. Clones share one cache.
 ///
@@ -14,7 +16,7 @@ use super::snapshot::Snapshot;
 /// yet waits for one. Nothing is queued: a stream that is slow sees only the newest snapshot when it looks again.
 #[derive(Clone, Default)]
 pub struct SnapshotCache {
-    groups: Arc<Mutex<HashMap<Arc<str>, watch::Sender<Option<Arc<Snapshot>>>>>>,
+    groups: Arc<Mutex<Groups>>,
 }
 
 impl SnapshotCache {
@@ -68,14 +70,11 @@ impl SnapshotCache {
         receiver
     }
 
-    fn entry<'a>(
-        groups: &'a mut HashMap<Arc<str>, watch::Sender<Option<Arc<Snapshot>>>>,
-        group: &str,
-    ) -> &'a watch::Sender<Option<Arc<Snapshot>>> {
+    fn entry<'a>(groups: &'a mut Groups, group: &str) -> &'a watch::Sender<Option<Arc<Snapshot>>> {
         groups.entry(Arc::from(group)).or_insert_with(|| watch::channel(None).0)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, watch::Sender<Option<Arc<Snapshot>>>>> {
+    fn lock(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

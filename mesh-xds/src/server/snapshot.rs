@@ -82,6 +82,7 @@ impl SnapshotBuilder {
     ///
     /// # Errors
     /// [`ResourceError::NoName`] when it has no name.
+    #[expect(clippy::should_implement_trait, reason = "a builder's add cannot be taken for arithmetic")]
     pub fn add<T: Resource>(mut self, resource: &T) -> Result<Self, ResourceError> {
         self.insert(Arc::new(EncodedResource::new(resource)?));
         Ok(self)
