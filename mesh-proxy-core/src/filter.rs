@@ -67,12 +67,15 @@ impl fmt::Debug for Flow {
     }
 }
 
+/// A change to context and head after waiting.
+pub type Edit = Box<dyn FnOnce(&mut RequestContext, &mut request::Parts) + Send>;
+
 /// How to go on after waiting.
 pub enum Resume {
     /// The next filter.
     Continue,
     /// Change head and context, then the next filter.
-    Edit(Box<dyn FnOnce(&mut RequestContext, &mut request::Parts) + Send>),
+    Edit(Edit),
     /// Answer now.
     Reply(Box<LocalReply>),
 }

@@ -177,7 +177,7 @@ impl Proxy {
     }
 
     fn start(builder: ProxyBuilder) -> Result<Self, BuildError> {
-        Ok(Self { handle: Handle { shared: shared::Shared::start(builder)? } })
+        Ok(Self { handle: Handle { shared: Shared::start(builder)? } })
     }
 }
 

@@ -21,7 +21,7 @@ fn names(all: &[&str]) -> Vec<Arc<str>> {
 fn inbound_chains(port: u16, http_filters: Vec<HttpFilterConfig>, permissive: bool) -> Vec<FilterChain> {
     let cluster = "inbound|9080||";
     let table = routes(cluster, vec![Route::forward("/", cluster)]);
-    let http = || {
+    let serve = || {
         let mut manager = manager(table.clone());
         manager.forward_client_cert = ForwardClientCert::AppendForward;
         manager.set_client_cert =
@@ -30,7 +30,7 @@ fn inbound_chains(port: u16, http_filters: Vec<HttpFilterConfig>, permissive: bo
         let mut filters = http_filters.clone();
         filters.append(&mut manager.filters);
         manager.filters = filters;
-        support::http(manager)
+        http(manager)
     };
     let tcp = || vec![NetworkFilter::TcpProxy(TcpProxy::new("in", cluster))];
     let chain = |transport, protocols: &[&str], filters, tls: Option<&[&str]>| {
@@ -46,10 +46,10 @@ fn inbound_chains(port: u16, http_filters: Vec<HttpFilterConfig>, permissive: bo
     };
     let (tls, raw) = (TransportProtocol::Tls, TransportProtocol::RawBuffer);
     let mesh_http: &[&str] = &["istio-http/1.0", "istio-http/1.1", "istio-h2"];
-    let mut chains = vec![chain(tls, mesh_http, http(), Some(&["h2", "http/1.1"]))];
+    let mut chains = vec![chain(tls, mesh_http, serve(), Some(&["h2", "http/1.1"]))];
     let tcp_alpn: &[&str] = &["istio-peer-exchange", "h2", "http/1.1"];
     if permissive {
-        chains.push(chain(raw, &["http/1.1", "h2c"], http(), None));
+        chains.push(chain(raw, &["http/1.1", "h2c"], serve(), None));
         chains.push(chain(tls, &["istio-peer-exchange", "istio"], tcp(), Some(tcp_alpn)));
         chains.push(chain(raw, &[], tcp(), None));
         chains.push(chain(tls, &[], tcp(), None));

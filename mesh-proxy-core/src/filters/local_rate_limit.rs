@@ -83,7 +83,7 @@ impl HttpFilter for LocalRateLimitFilter {
             None => self.bucket.take(limit),
         };
         let count = |what: &str| {
-            self.stats.counter(&format!("{}.http_local_rate_limit.{what}", limit.stat_prefix)).inc()
+            self.stats.counter(&format!("{}.http_local_rate_limit.{what}", limit.stat_prefix)).inc();
         };
         if passed {
             count("ok");

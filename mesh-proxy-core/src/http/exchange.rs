@@ -203,10 +203,8 @@ impl HttpBody for ResponseBody {
                 if let Some(exchange) = &mut this.exchange {
                     if let Some(data) = frame.data_ref() {
                         exchange.sent += data.len() as u64;
-                    } else if let Some(trailers) = frame.trailers_ref() {
-                        if let Some(status) = trailers.get("grpc-status") {
-                            exchange.captured.grpc_status = Some(status.clone());
-                        }
+                    } else if let Some(status) = frame.trailers_ref().and_then(|t| t.get("grpc-status")) {
+                        exchange.captured.grpc_status = Some(status.clone());
                     }
                 }
                 if frame.is_trailers() || this.body.is_end_stream() {

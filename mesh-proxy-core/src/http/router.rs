@@ -257,10 +257,9 @@ impl Run<'_> {
         if self.policy.is_some_and(|p| p.avoid_previous_hosts) {
             self.tried.push(Arc::clone(&host));
         }
-        if let Some(frequency) = self.policy.and_then(|p| p.avoid_previous_priorities) {
-            if frequency > 0 && exchange.cx.upstream.attempts % frequency == 0 {
-                self.priorities.push(host.priority);
-            }
+        let frequency = self.policy.and_then(|p| p.avoid_previous_priorities);
+        if frequency.is_some_and(|f| f > 0 && exchange.cx.upstream.attempts.is_multiple_of(f)) {
+            self.priorities.push(host.priority);
         }
         outcome.map(|(mut response, lease)| {
             if !self.connection.manager.suppress_envoy_headers {

@@ -231,7 +231,8 @@ impl IstioMetrics {
     pub(crate) fn write(&self, out: &mut String) {
         let all: Vec<(String, Arc<Series>)> =
             lock(&self.series).iter().map(|(labels, series)| (labels.clone(), Arc::clone(series))).collect();
-        let counters: [(&str, bool, fn(&Series) -> &Counter); 5] = [
+        type Get<T> = fn(&Series) -> &T;
+        let counters: [(&str, bool, Get<Counter>); 5] = [
             ("istio_requests_total", false, |s| &s.requests),
             ("istio_tcp_connections_opened_total", true, |s| &s.opened),
             ("istio_tcp_connections_closed_total", true, |s| &s.closed),
@@ -247,7 +248,7 @@ impl IstioMetrics {
                 let _infallible = writeln!(out, "{name}{{{labels}}} {}", counter(series).get());
             }
         }
-        let histograms: [(&str, fn(&Series) -> &Histogram); 3] = [
+        let histograms: [(&str, Get<Histogram>); 3] = [
             ("istio_request_duration_milliseconds", |s| &s.duration),
             ("istio_request_bytes", |s| &s.request_bytes),
             ("istio_response_bytes", |s| &s.response_bytes),

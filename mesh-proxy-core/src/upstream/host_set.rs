@@ -140,7 +140,7 @@ impl HostSet {
             .iter()
             .map(|h| {
                 // Normalised when all priorities together cannot carry the whole traffic.
-                let load = if total == 0 { 0 } else { (h * 100 / total).min(left) };
+                let load = (h * 100).checked_div(total).unwrap_or(0).min(left);
                 left -= load;
                 load
             })

@@ -240,7 +240,7 @@ fn mutation(messages: &[rules::HeaderMutation]) -> Result<HeaderOperations> {
                 operations.remove.extend(matcher::operations(&[], std::slice::from_ref(name))?.remove);
             }
             rules::header_mutation::Action::Append(option) => {
-                operations.add.push(matcher::operation(option)?)
+                operations.add.push(matcher::operation(option)?);
             }
             rules::header_mutation::Action::RemoveOnMatch(_) => {
                 return Err(unsupported("remove_on_match", "removal by pattern"));
@@ -316,7 +316,7 @@ pub(super) fn per_filter<'a>(
         } else {
             (Some(any.clone()), false, false)
         };
-        let config = match config.as_ref().map(|any| per_route(any)).transpose() {
+        let config = match config.as_ref().map(per_route).transpose() {
             Ok(config) => config.flatten(),
             Err(ConfigError::Unsupported { .. }) if optional => continue,
             Err(error) => return Err(error).at(&place),

@@ -86,7 +86,7 @@ fn listener_filters(messages: &[pb::ListenerFilter]) -> Result<ListenerFilters> 
             | "envoy.filters.listener.tls_inspector" => filters.tls_inspector = Some(Inspector { disabled }),
             "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
             | "envoy.filters.listener.http_inspector" => {
-                filters.http_inspector = Some(Inspector { disabled })
+                filters.http_inspector = Some(Inspector { disabled });
             }
             other => return Err(unsupported(&place, other)),
         }

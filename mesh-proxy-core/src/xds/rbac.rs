@@ -61,6 +61,7 @@ fn path(message: &matcher::PathMatcher) -> Result<RbacRule> {
     string(message).map(RbacRule::UrlPath).at("url_path")
 }
 
+#[allow(deprecated, reason = "the old form is still on the wire")]
 fn permission(message: &pb::Permission) -> Result<RbacRule> {
     use mesh_xds::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
     use pb::permission::Rule;
