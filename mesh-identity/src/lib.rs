@@ -6,6 +6,8 @@ pub mod authorizer;
 pub mod bundle;
 pub mod ca;
 pub mod clock;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod id;
 pub mod identity;

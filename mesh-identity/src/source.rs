@@ -1,6 +1,7 @@
 //! Keeping an identity alive: fetch, renew in time, survive outages, say so when it expired.
 
 mod file;
+mod manager;
 mod schedule;
 
 #[cfg(test)]
@@ -15,7 +16,11 @@ use tokio::{
 };
 
 use self::schedule::Schedule;
-pub use self::{file::FileFetcher, schedule::RenewalPolicy};
+pub use self::{
+    file::FileFetcher,
+    manager::{ManyFetcher, SvidManager},
+    schedule::RenewalPolicy,
+};
 use crate::{
     bundle::BundleSet,
     clock::WallClock,

@@ -10,6 +10,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::client::split;
 pub use self::{
     client::{WorkloadApiClient, WorkloadApiError, WorkloadApiSource, X509Context, X509Contexts},
     server::{

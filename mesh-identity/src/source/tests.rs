@@ -1,7 +1,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -187,4 +187,76 @@ async fn files_are_read_as_an_identity() {
     assert_eq!(read.credential.serial(), fetched.credential.serial());
     std::fs::write(path("key.pem"), ca.fetch().await.unwrap().credential.key().to_pem().as_bytes()).unwrap();
     assert_eq!(files.fetch().await.unwrap_err().reason, "key");
+}
+
+/// Fetches for many, slowly, and notes how many at once and in which order.
+#[derive(Clone)]
+struct ManyCa {
+    ca: Arc<Ca>,
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    order: Arc<Mutex<Vec<SpiffeId>>>,
+}
+
+impl ManyFetcher for ManyCa {
+    async fn fetch(&self, id: &SpiffeId) -> Result<FetchedSvid, FetchError> {
+        let running = self.running.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(running, Ordering::Relaxed);
+        self.order.lock().unwrap().push(id.clone());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        let credential = self.ca.issue_svid(id, None).map_err(|e| FetchError::new(e.reason(), e))?;
+        Ok(FetchedSvid { credential: Arc::new(credential), bundles: self.ca.bundle_set() })
+    }
+}
+
+fn many(clock: &WallClock) -> ManyCa {
+    ManyCa { ca: TestCa::new(clock).ca, running: Arc::default(), most: Arc::default(), order: Arc::default() }
+}
+
+fn workload(number: usize) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://td.example/w{number}")).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn hundreds_of_identities_are_kept_alive_a_few_at_a_time() {
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let fetcher = many(&clock);
+    let manager = SvidManager::spawn(fetcher.clone(), RenewalPolicy::default().with_seed(3), clock, 8);
+    let identities: Vec<_> = (0..200).map(|n| manager.add(workload(n))).collect();
+    for identity in &identities {
+        identity.ready().await;
+    }
+    assert_eq!(fetcher.most.load(Ordering::Relaxed), 8);
+    assert_eq!(fetcher.order.lock().unwrap().len(), 200);
+    tokio::time::sleep(72 * HOUR).await;
+    assert!(identities.iter().all(Identity::is_ready));
+    assert_eq!(fetcher.most.load(Ordering::Relaxed), 8);
+
+    let fetched = fetcher.order.lock().unwrap().len();
+    (0..200).for_each(|n| manager.remove(workload(n)));
+    tokio::time::sleep(72 * HOUR).await;
+    assert_eq!(fetcher.order.lock().unwrap().len(), fetched, "nothing is fetched for removed ones");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_workload_goes_before_renewals() {
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let fetcher = many(&clock);
+    let policy = RenewalPolicy { jitter: 0.0, ..RenewalPolicy::default().with_seed(3) };
+    let manager = SvidManager::spawn(fetcher.clone(), policy, clock, 1);
+    let identities: Vec<_> = (0..20).map(|n| manager.add(workload(n))).collect();
+    for identity in &identities {
+        identity.ready().await;
+    }
+    // All twenty come due for renewal within two seconds; in the middle of it somebody new arrives.
+    tokio::time::sleep(12 * HOUR - Duration::from_secs(90)).await;
+    assert_eq!(fetcher.order.lock().unwrap().len(), 20);
+    while fetcher.order.lock().unwrap().len() < 23 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    manager.add(workload(99)).ready().await;
+    let order = fetcher.order.lock().unwrap().clone();
+    let place = order.iter().position(|id| *id == workload(99)).unwrap();
+    assert!(place <= 24, "{place} of {}", order.len());
 }

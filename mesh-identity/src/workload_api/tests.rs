@@ -157,8 +157,8 @@ fn concatenated_certificates_are_bounded() {
     let ca =
         Ca::create(domain, &RootOptions::default(), IssuancePolicy::default(), WallClock::system()).unwrap();
     let root = ca.bundle().roots()[0].to_vec();
-    assert_eq!(client::split(&root.repeat(3), 3).unwrap().len(), 3);
-    assert_eq!(client::split(&root.repeat(4), 3).unwrap_err().reason(), "too_large");
-    assert_eq!(client::split(&root[..100], 3).unwrap_err().reason(), "malformed");
-    assert!(client::split(&[], 3).unwrap().is_empty());
+    assert_eq!(split(&root.repeat(3), 3).unwrap().len(), 3);
+    assert_eq!(split(&root.repeat(4), 3).unwrap_err().reason(), "too_large");
+    assert_eq!(split(&root[..100], 3).unwrap_err().reason(), "malformed");
+    assert!(split(&[], 3).unwrap().is_empty());
 }
