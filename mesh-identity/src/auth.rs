@@ -2,6 +2,8 @@
 
 mod certificate;
 mod service_account;
+#[cfg(feature = "token-review")]
+mod token_review;
 
 #[cfg(test)]
 mod tests;
@@ -11,6 +13,8 @@ use std::{fmt, sync::Arc};
 use futures_util::future::BoxFuture;
 use rustls::pki_types::CertificateDer;
 
+#[cfg(feature = "token-review")]
+pub use self::token_review::TokenReviewVerifier;
 pub use self::{
     certificate::ClientCertificateAuthenticator,
     service_account::{
