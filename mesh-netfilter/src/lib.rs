@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+#[doc(hidden)]
+pub mod fuzzing;
 mod interception;
 pub mod net;
 mod netlink;

@@ -51,6 +51,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// What a fuzzer feeds to the flag parser: words between zero bytes, then variables.
+#[doc(hidden)]
+pub fn fuzz_flags(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (words, variables) = text.split_once('\u{1}').unwrap_or((&text, ""));
+    let args: Vec<String> = words.split('\0').map(str::to_owned).collect();
+    let pairs = variables.split('\0').filter_map(|pair| pair.split_once('='));
+    let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    if let Ok(Some(flags)) = Flags::parse(&args, &environment)
+        && let Ok(intent) = flags.config.parse()
+    {
+        let rules = mesh_netfilter::Ruleset::from(&intent);
+        assert_eq!(rules, mesh_netfilter::Ruleset::from(&intent));
+    }
+}
+
 /// Why the program ends without success: one line, and the exit status.
 #[derive(Debug)]
 struct Failure {

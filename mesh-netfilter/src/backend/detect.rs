@@ -77,6 +77,8 @@ const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 pub fn detect() -> Result<Box<dyn Backend>, BackendError> {
     let error = match by_netlink() {
         Ok(backend) => return Ok(backend),
+        // Who may not ask netlink may not change rules by a program either.
+        Err(BackendError::Netlink(error)) if !error.is_missing() => return Err(error.into()),
         Err(error) => error,
     };
     let mut first_that_works = None;
