@@ -1,12 +1,11 @@
 //! A proxy of one's own in one file: a listener, a filter, an upstream; no xDS.
 //! `cargo run -p mesh-proxy-core --example custom_proxy -- 127.0.0.1:8080 127.0.0.1:9080`
 
-use std::{net::SocketAddr, sync::Arc};
-
 use http::{StatusCode, request::Parts};
 use mesh_proxy_core::config::*;
 use mesh_proxy_core::filter::{Flow, HttpFilter, HttpFilterFactory, LocalReply, RequestContext};
 use mesh_proxy_core::{ConfigError, Proxy};
+use std::{net::SocketAddr, sync::Arc};
 
 /// Lets only requests with the right password through.
 #[derive(Debug)]

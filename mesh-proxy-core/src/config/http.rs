@@ -413,6 +413,7 @@ pub(crate) mod names {
     pub(crate) const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
     pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
     pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
     pub(crate) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");

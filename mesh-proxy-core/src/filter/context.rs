@@ -1,6 +1,6 @@
 //! What filters know about a request and its connection.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use http::Extensions;
 use tokio::time::Instant;
@@ -82,7 +82,7 @@ pub struct RequestContext {
     pub(crate) alpn: Option<AlpnOverride>,
     pub(crate) upstream: UpstreamInfo,
     pub(crate) flags: ResponseFlags,
-    pub(crate) details: Option<Arc<str>>,
+    pub(crate) details: Option<Cow<'static, str>>,
     pub(crate) metadata: Vec<(Arc<str>, Arc<str>, Arc<str>)>,
     pub(crate) extensions: Extensions,
 }
@@ -130,7 +130,7 @@ impl RequestContext {
     }
 
     /// Sets `%RESPONSE_CODE_DETAILS%`.
-    pub fn set_details(&mut self, details: impl Into<Arc<str>>) {
+    pub fn set_details(&mut self, details: impl Into<Cow<'static, str>>) {
         self.details = Some(details.into());
     }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
@@ -36,6 +37,8 @@ pub(crate) struct Exchange {
     pub(crate) received: Option<Arc<AtomicU64>>,
     pub(crate) sent: u64,
     pub(crate) first_byte: Option<Instant>,
+    /// To be returned with the response.
+    pub(crate) request_id: Option<HeaderValue>,
     /// The response was handed over in full.
     pub(crate) complete: bool,
 }
@@ -56,6 +59,7 @@ impl Drop for Exchange {
         let duration = self.cx.start.elapsed();
         let received = self.received.as_ref().map_or(0, |r| r.load(Relaxed));
         manager.stats.rq_active.dec();
+        self.connection.active.fetch_sub(1, Relaxed);
         manager.stats.rq_completed.inc();
         if let Some(class) = manager.stats.rq_xx.get(usize::from(self.status / 100).wrapping_sub(1)) {
             class.inc();

@@ -220,3 +220,14 @@ pub(crate) fn request_id(worker: &Worker) -> HeaderValue {
     }
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
+
+/// Appends the peer's address to `x-forwarded-for`.
+pub(crate) fn append_forwarded_for(headers: &mut HeaderMap, peer: std::net::IpAddr) {
+    let text = match headers.get(names::FORWARDED_FOR).and_then(|v| v.to_str().ok()) {
+        Some(before) => format!("{before},{peer}"),
+        None => peer.to_string(),
+    };
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert(names::FORWARDED_FOR, value);
+    }
+}

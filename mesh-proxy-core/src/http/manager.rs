@@ -132,6 +132,8 @@ pub(crate) struct HttpConnection {
     /// Our `x-forwarded-client-cert` element for this peer.
     pub(crate) client_cert: Option<HeaderValue>,
     pub(crate) requests: AtomicU32,
+    /// Requests in flight.
+    pub(crate) active: AtomicU32,
 }
 
 impl HttpConnection {
@@ -146,6 +148,15 @@ impl HttpConnection {
             .tls
             .as_ref()
             .and_then(|tls| headers::client_cert_element(tls, manager.config.set_client_cert));
-        Self { info, manager, shared, worker, lifecycle, client_cert, requests: AtomicU32::new(0) }
+        Self {
+            info,
+            manager,
+            shared,
+            worker,
+            lifecycle,
+            client_cert,
+            requests: AtomicU32::new(0),
+            active: AtomicU32::new(0),
+        }
     }
 }

@@ -63,6 +63,8 @@ fn begin(connection: &Arc<HttpConnection>, head: &request::Parts) -> Box<Exchang
     let stats = &connection.manager.stats;
     stats.rq_total.inc();
     stats.rq_active.inc();
+    connection.active.fetch_add(1, Relaxed);
+    connection.requests.fetch_add(1, Relaxed);
     Box::new(Exchange {
         cx: RequestContext {
             connection: Arc::clone(&connection.info),
@@ -87,6 +89,7 @@ fn begin(connection: &Arc<HttpConnection>, head: &request::Parts) -> Box<Exchang
         received: None,
         sent: 0,
         first_byte: None,
+        request_id: None,
         complete: false,
         connection: Arc::clone(connection),
     })
@@ -124,6 +127,9 @@ async fn process(
 ) -> Result<Reply, Box<LocalReply>> {
     let manager = &connection.manager;
     check(head, manager.config.accept_http_10, exchange)?;
+    if manager.config.use_remote_address {
+        headers::append_forwarded_for(&mut head.headers, connection.info.peer.ip());
+    }
     let rules = RequestRules {
         client_cert: manager.config.forward_client_cert,
         element: connection.client_cert.as_ref(),
@@ -134,6 +140,9 @@ async fn process(
             && manager.config.forward_client_cert != ForwardClientCert::Sanitize,
     };
     headers::clean_request(&mut head.headers, &rules, &connection.worker);
+    if manager.config.request_id_in_response {
+        exchange.request_id = head.headers.get(names::REQUEST_ID).cloned();
+    }
     match path::normalize(head, manager.config.normalization) {
         Normalized::Done => {}
         Normalized::Rejected => return Err(refuse(StatusCode::BAD_REQUEST, "path_normalization_failed")),
@@ -235,7 +244,7 @@ fn choose_route(connection: &HttpConnection, exchange: &mut Exchange, head: &req
 
 pub(crate) fn local_reply(exchange: &mut Exchange, local: LocalReply) -> Reply {
     if exchange.cx.details.is_none() {
-        exchange.cx.details = Some(Arc::clone(&local.details));
+        exchange.cx.details = Some(local.details.to_string().into());
     }
     let (head, body) = reply::build(local, exchange.grpc);
     Reply { head, body, held: Held::default(), upgraded: false, deadline: None }
@@ -276,6 +285,9 @@ fn respond(connection: Arc<HttpConnection>, mut exchange: Box<Exchange>, reply: 
         ServerHeader::PassThrough => {}
     }
     finish_head(&connection, &exchange, &mut head, upgraded);
+    if let Some(id) = exchange.request_id.take() {
+        head.headers.insert(names::REQUEST_ID, id);
+    }
     exchange.status = head.status.as_u16();
     exchange.first_byte = Some(Instant::now());
     if exchange.grpc {
@@ -294,7 +306,7 @@ fn finish_head(connection: &HttpConnection, exchange: &Exchange, head: &mut resp
     if http2 || upgraded {
         return;
     }
-    let served = connection.requests.fetch_add(1, Relaxed) + 1;
+    let served = connection.requests.load(Relaxed);
     let spent = config.max_requests_per_connection > 0 && served >= config.max_requests_per_connection;
     if spent || connection.lifecycle.draining() {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request, uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request, uri};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -323,7 +323,9 @@ impl Run<'_> {
                     session.tls.as_ref().and_then(|tls| tls.peer.as_ref()?.spiffe_id().cloned());
             }
             let Some(body) = source.take() else { return Err(Failure::Terminated { reused: false }) };
-            let request = self.request(exchange, head, forward, host, body);
+            let moved = self.policy.is_none() && self.protocol == Protocol::Http1;
+            let headers = if moved { std::mem::take(&mut head.headers) } else { head.headers.clone() };
+            let request = self.request(exchange, head, headers, forward, host, body);
             let reused = lease.reused;
             let result = match lease.protocol() {
                 Protocol::Http1 => match lease.http1() {
@@ -342,8 +344,12 @@ impl Run<'_> {
             let Some(unsent) = error.take_message() else {
                 return Err(classify(error.error(), reused, exchange));
             };
+            let (parts, body) = unsent.into_parts();
+            if moved {
+                head.headers = parts.headers;
+            }
             if matches!(source, Source::Gone) {
-                *source = Source::Fresh(unsent.into_body());
+                *source = Source::Fresh(body);
             }
             if !reused {
                 return Err(Failure::Terminated { reused: false });
@@ -356,13 +362,14 @@ impl Run<'_> {
         &self,
         exchange: &mut Exchange,
         head: &request::Parts,
+        headers: HeaderMap,
         forward: &Forward,
         host: &Host,
         body: Body,
     ) -> Request<Body> {
         let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();
-        *request.headers_mut() = head.headers.clone();
+        *request.headers_mut() = headers;
         if self.attempt_count {
             let count = HeaderValue::from(exchange.cx.upstream.attempts);
             request.headers_mut().insert(names::ATTEMPT_COUNT, count);

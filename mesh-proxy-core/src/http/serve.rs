@@ -1,18 +1,29 @@
 //! A connection that speaks HTTP, from its first byte to its last.
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, task::Poll};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+    time::Duration,
+};
 
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::Instant;
 
 use super::{HttpConnection, pipeline};
 use crate::{
     lifecycle::{CLOSING, KILLED},
     net::Stream,
 };
+
+/// Longer than any connection lives.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Serves a connection until it ends or its chain is closed.
 pub(crate) async fn serve(connection: Arc<HttpConnection>, stream: Stream, http2: bool) {
@@ -74,14 +85,19 @@ fn note(connection: &HttpConnection, error: Option<hyper::Error>) {
 /// Polls the codec; closes it gracefully when its chain is closing, drops it when the chain is killed.
 async fn drive<C>(
     connection: &HttpConnection,
-    mut served: std::pin::Pin<&mut C>,
+    mut conn: std::pin::Pin<&mut C>,
     close: impl Fn(std::pin::Pin<&mut C>),
 ) -> Option<hyper::Error>
 where
     C: Future<Output = Result<(), hyper::Error>>,
 {
     let lifecycle = &connection.lifecycle;
+    let config = &connection.manager.config;
     let mut closing = false;
+    let mut served_before = 0;
+    // One timer for a connection's whole life, looked at when it fires: requests do not touch it.
+    let tick = [config.idle_timeout, config.max_connection_duration].into_iter().flatten().min();
+    let mut timer = pin!(tokio::time::sleep(tick.unwrap_or(FAR)));
     loop {
         let changed = lifecycle.changed();
         let mut changed = pin!(changed);
@@ -90,19 +106,34 @@ where
         if stage >= KILLED {
             return None;
         }
+        if timer.is_elapsed() {
+            let served = connection.requests.load(Relaxed);
+            let idle = config.idle_timeout.is_some()
+                && connection.active.load(Relaxed) == 0
+                && served == served_before
+                && config.idle_timeout == tick;
+            let old =
+                config.max_connection_duration.is_some_and(|most| connection.info.start.elapsed() >= most);
+            served_before = served;
+            if (idle || old) && !closing {
+                closing = true;
+                close(conn.as_mut());
+            }
+            timer.as_mut().reset(Instant::now() + tick.unwrap_or(FAR));
+        }
         if stage >= CLOSING && !closing {
             closing = true;
-            close(served.as_mut());
+            close(conn.as_mut());
         }
         // The bell is looked at once, which leaves our waker there, and again only when the stage moved.
         let mut registered = false;
         let ended = std::future::poll_fn(|cx| {
-            if let Poll::Ready(result) = served.as_mut().poll(cx) {
+            if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                 return Poll::Ready(Some(result));
             }
-            if !registered || lifecycle.stage() != stage {
+            if !registered || timer.is_elapsed() || lifecycle.stage() != stage {
                 registered = true;
-                if changed.as_mut().poll(cx).is_ready() {
+                if timer.as_mut().poll(cx).is_ready() || changed.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
             }
