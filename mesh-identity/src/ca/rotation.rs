@@ -72,6 +72,26 @@ impl Roots {
         self.revocation.lists().map(<[u8]>::to_vec).collect()
     }
 
+    /// Takes a new signer and its roots; the old signer waits to be retired unless its root stays trusted anyway.
+    pub(super) fn replace(
+        &mut self,
+        new: Signer,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<(), CaError> {
+        if self.state() != RootRotation::Stable {
+            return Err(CaError::Rotation { step: "replace", state: self.state().name() });
+        }
+        let root_stays = roots.contains(self.signer.root()) || new.root() == self.signer.root();
+        let old = std::mem::replace(&mut self.signer, Arc::new(new));
+        self.retiring = (!root_stays).then_some(old);
+        for root in roots {
+            if !self.others.contains(&root) {
+                self.others.push(root);
+            }
+        }
+        Ok(())
+    }
+
     fn state(&self) -> RootRotation {
         match (&self.next, &self.retiring) {
             (Some(_), _) => RootRotation::Prepared,

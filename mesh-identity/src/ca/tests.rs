@@ -191,6 +191,30 @@ fn a_plugged_in_intermediate_signs_under_its_root() {
     assert_eq!(refused.reason(), "key");
 }
 
+#[test]
+fn a_plugged_in_signer_can_be_replaced_by_another() {
+    let (one, two) = (CertifiedRoot::new(), CertifiedRoot::new());
+    let ca = Ca::load(domain(), &one.intermediate(), IssuancePolicy::default(), WallClock::system()).unwrap();
+    let before = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+
+    ca.replace_signer(&one.intermediate()).unwrap();
+    assert_eq!(ca.root_rotation(), RootRotation::Stable, "another intermediate of the same root");
+    assert_eq!(ca.bundle().roots().len(), 1);
+
+    ca.replace_signer(&two.intermediate()).unwrap();
+    assert_eq!(ca.root_rotation(), RootRotation::Activated);
+    let after = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    assert_eq!(after.roots.last(), Some(two.0.der()));
+    assert!(verified(&ca, &before).is_ok() && verified(&ca, &after).is_ok());
+    assert_eq!(ca.replace_signer(&one.intermediate()).unwrap_err().reason(), "rotation");
+
+    ca.retire_root().unwrap();
+    assert!(verified(&ca, &before).is_err() && verified(&ca, &after).is_ok());
+    let broken = CaPem { certificate: "nothing".into(), ..two.intermediate() };
+    assert!(ca.replace_signer(&broken).is_err());
+    assert!(verified(&ca, &sign(&ca, &csr(KeyKind::EcP256), None).unwrap()).is_ok());
+}
+
 struct CertifiedRoot(rcgen::CertifiedIssuer<'static, KeyPair>);
 
 impl CertifiedRoot {

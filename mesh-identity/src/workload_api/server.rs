@@ -245,7 +245,7 @@ fn x509_svids(snapshots: &[(Arc<IdentitySnapshot>, String)]) -> Option<pb::X509S
         response.svids.push(pb::X509Svid {
             spiffe_id: id.to_string(),
             x509_svid: concatenated(credential.chain()),
-            x509_svid_key: credential.key().secret_der().to_vec(),
+            x509_svid_key: credential.key().to_pkcs8().ok()?.to_vec(),
             bundle: concatenated(snapshot.bundles.get(id.trust_domain_str())?.roots()),
             hint: hint.clone(),
         });

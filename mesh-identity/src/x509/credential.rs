@@ -52,6 +52,39 @@ impl PrivateKey {
         &self.der
     }
 
+    /// The key in PKCS#8 form, DER, whatever form it came in.
+    ///
+    /// # Errors
+    /// A key that is malformed or neither ECDSA on P-256, P-384 or P-521 nor RSA.
+    pub fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, X509Error> {
+        use aws_lc_rs::{
+            encoding::{AsDer, Pkcs8V1Der},
+            rsa,
+            signature::{
+                ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
+                ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
+            },
+        };
+        match self.form {
+            KeyForm::Pkcs8 => Ok(self.der.clone()),
+            KeyForm::Sec1 => [
+                &ECDSA_P256_SHA256_FIXED_SIGNING,
+                &ECDSA_P384_SHA384_FIXED_SIGNING,
+                &ECDSA_P521_SHA512_FIXED_SIGNING,
+            ]
+            .into_iter()
+            .find_map(|curve| EcdsaKeyPair::from_private_key_der(curve, &self.der).ok())
+            .and_then(|key| key.to_pkcs8v1().ok())
+            .map(|der| Zeroizing::new(der.as_ref().to_vec()))
+            .ok_or(X509Error::Key),
+            KeyForm::Pkcs1 => {
+                let key = rsa::KeyPair::from_der(&self.der).map_err(|_| X509Error::Key)?;
+                let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).map_err(|_| X509Error::Key)?;
+                Ok(Zeroizing::new(der.as_ref().to_vec()))
+            }
+        }
+    }
+
     /// The key as PEM.
     pub fn to_pem(&self) -> Zeroizing<String> {
         let label = match self.form {

@@ -4,10 +4,11 @@ use std::process::{Output, Stdio};
 
 use libtest_mimic::Trial;
 use mesh_identity::{
-    Authorizer,
+    Authorizer, Credential,
     ca::{CertificateRequest, KeyKind, SigningRequest},
     client_config, server_config,
     tls::{ConnectionFacts, peer_identity},
+    x509::{PrivateKey, private_key_from_pem},
 };
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -26,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("openssl::refuses_a_foreign_chain", present, refuses_a_foreign_chain),
         trial("openssl::reads_the_extensions_as_meant", present, reads_the_extensions_as_meant),
         trial("openssl::makes_requests_that_we_sign", present, makes_requests_that_we_sign),
+        trial("openssl::keys_in_all_forms", present, keys_in_all_forms),
         trial("openssl::connects_as_a_client", present, connects_as_a_client),
         trial("openssl::is_refused_without_or_with_a_wrong_certificate", present, is_refused),
         trial("openssl::serves_us", present, serves_us),
@@ -122,6 +124,34 @@ async fn makes_requests_that_we_sign() -> Outcome {
             }
             None => assert_eq!(signed.err().map(|error| error.reason()), Some("key"), "{arguments:?}"),
         }
+    }
+    Ok(())
+}
+
+/// PKCS#8, SEC1 and PKCS#1, as OpenSSL writes them; all can be used and written as PKCS#8.
+async fn keys_in_all_forms() -> Outcome {
+    let ca = new_ca();
+    let files = Files::new(&ca)?;
+    let key = files.path("key.pem");
+    let key = key.to_str().ok_or("path")?;
+    let forms: [(&str, &[&str]); 4] = [
+        ("EC PRIVATE KEY", &["ecparam", "-genkey", "-noout", "-name", "prime256v1", "-out", key]),
+        ("EC PRIVATE KEY", &["ecparam", "-genkey", "-noout", "-name", "secp384r1", "-out", key]),
+        ("RSA PRIVATE KEY", &["genrsa", "-traditional", "-out", key, "2048"]),
+        ("PRIVATE KEY", &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key]),
+    ];
+    for (label, arguments) in forms {
+        let made = openssl(arguments).await?;
+        assert!(made.status.success(), "{}", text(&made));
+        let pem = std::fs::read_to_string(key)?;
+        assert!(pem.contains(&format!("BEGIN {label}")), "{pem}");
+        let request = openssl(&["req", "-new", "-key", key, "-subj", "/O=somebody"]).await?;
+        let csr_pem = String::from_utf8(request.stdout)?;
+        let issued = ca.sign(&SigningRequest { csr_pem: &csr_pem, id: &id(WEB), lifetime: None })?;
+        let key = private_key_from_pem(pem.as_bytes())?;
+        let pkcs8 = PrivateKey::from_pkcs8(key.to_pkcs8()?.to_vec());
+        assert_eq!(Credential::svid(issued.chain.clone(), key)?.id(), Some(&id(WEB)));
+        assert_eq!(Credential::svid(issued.chain, pkcs8)?.id(), Some(&id(WEB)), "{label}");
     }
     Ok(())
 }
