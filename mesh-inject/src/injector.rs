@@ -245,7 +245,8 @@ impl Injector {
         );
         post::write_metadata(&mut merged, &template, &network, &inner.settings);
         post::reorder(&mut merged, with_annotation.hold() == Some(true) || inner.values.hold);
-        sanity::check(original, &merged)?;
+        let foreign = templates.iter().any(|name| inner.settings.templates.contains_key(name));
+        sanity::check(original, &merged, foreign)?;
         warning::inspect(original, &merged, namespace, &workload, request.cluster, &mut warnings);
         Ok(Injected { pod: merged, warnings, templates })
     }

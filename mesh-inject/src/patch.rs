@@ -12,6 +12,7 @@ use serde_json::Value;
 
 pub use apply::PatchError;
 pub use diff::diff;
+pub(crate) use diff::diff_text;
 pub use pointer::Pointer;
 
 /// A list of operations, applied in order.

@@ -152,20 +152,12 @@ impl Injector {
         match self.inject(&request) {
             Err(error) => refused(uid, error),
             Ok(injected) => {
-                let patch = patch::diff(&base, &injected.pod);
+                let (patch, operations) = patch::diff_text(&base, &injected.pod);
                 warnings.extend(injected.warnings);
-                let bytes = match serde_json::to_vec(&patch) {
-                    Ok(bytes) => bytes,
-                    Err(error) => return refused(uid, InjectError::Document { message: error.to_string() }),
-                };
-                let mut response = json!({
-                    "uid": uid,
-                    "allowed": true,
-                    "patchType": "JSONPatch",
-                    "patch": STANDARD.encode(bytes),
-                });
+                let mut response = json!({"uid": uid, "allowed": true, "patchType": "JSONPatch"});
+                response["patch"] = Value::String(STANDARD.encode(patch));
                 add_warnings(&mut response, &warnings);
-                (response, Outcome::Injected { operations: patch.len(), warnings })
+                (response, Outcome::Injected { operations, warnings })
             }
         }
     }

@@ -194,40 +194,54 @@ fn list(
     Ok(())
 }
 
-fn fresh_value(key: &str, value: Value, directives: Directives) -> Result<Value, Problem> {
-    Ok(match value {
-        Value::Object(map) => Value::Object(fresh(map, directives)?),
+fn fresh_value(key: &str, mut value: Value, directives: Directives) -> Result<Value, Problem> {
+    refresh(key, &mut value, directives)?;
+    Ok(value)
+}
+
+/// Make a value that is new fit to stand alone, in place: nulls and directives say nothing about what was not there, and
+/// items of a merge list with one key are one item.
+fn refresh(key: &str, value: &mut Value, directives: Directives) -> Result<(), Problem> {
+    match value {
+        Value::Object(map) => refresh_map(map, directives),
         Value::Array(items) => match merge_key(key) {
             Some(by) => {
-                let mut merged = Value::Array(Vec::new());
-                list(&mut merged, items, by, directives)?;
-                merged
+                let items = std::mem::take(items);
+                list(value, items, by, directives)
             }
-            None => Value::Array(items),
+            None => Ok(()),
         },
-        scalar => scalar,
-    })
-}
-
-fn fresh_item(item: Value, key: &'static str, directives: Directives) -> Result<Value, Problem> {
-    key_of(&item, key)?;
-    match item {
-        Value::Object(map) => Ok(Value::Object(fresh(map, directives)?)),
-        other => Ok(other),
+        _ => Ok(()),
     }
 }
 
-/// Something that is new: nulls and directives say nothing about what was not there.
-fn fresh(map: Map<String, Value>, directives: Directives) -> Result<Map<String, Value>, Problem> {
-    let mut result = Map::new();
-    for (key, value) in map {
-        if value.is_null() || is_directive(&key, directives)? {
-            continue;
+fn refresh_map(map: &mut Map<String, Value>, directives: Directives) -> Result<(), Problem> {
+    let mut clean = true;
+    for (key, value) in map.iter_mut() {
+        if value.is_null() || is_directive(key, directives)? {
+            clean = false;
+        } else {
+            refresh(key, value, directives).map_err(|problem| problem.inside(key))?;
         }
-        let value = fresh_value(&key, value, directives).map_err(|problem| problem.inside(&key))?;
-        result.insert(key, value);
     }
-    Ok(result)
+    if !clean {
+        map.retain(|key, value| !value.is_null() && !key.starts_with('$'));
+    }
+    Ok(())
+}
+
+fn fresh_item(mut item: Value, key: &'static str, directives: Directives) -> Result<Value, Problem> {
+    key_of(&item, key)?;
+    if let Value::Object(map) = &mut item {
+        refresh_map(map, directives)?;
+    }
+    Ok(item)
+}
+
+/// Something that is new, whole.
+fn fresh(mut map: Map<String, Value>, directives: Directives) -> Result<Map<String, Value>, Problem> {
+    refresh_map(&mut map, directives)?;
+    Ok(map)
 }
 
 fn key_of(item: &Value, key: &str) -> Result<(), Problem> {

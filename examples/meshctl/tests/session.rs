@@ -133,3 +133,29 @@ fn refusals_name_field_and_value_and_write_nothing() {
     assert!(message.contains("sidecar.istio.io/proxyCPU") && message.contains("lots"), "{message}");
     assert!(!meshctl(&["inject", "-f", "-"], "a: [", &[]).status.success());
 }
+
+/// The session that mesh-inject's README shows.
+#[test]
+fn ten_pods() {
+    let output = meshctl(&["check-inject", "-f", "-"], include_str!("ten-pods.yaml"), &[]);
+    let table = text(&output.stdout);
+    for line in [
+        "Pod shop/plain: injected\n  namespace.sidecar-injector.istio.io; injected: the policy is \"enabled\"",
+        "Pod shop/refuses: NOT injected\n  no webhook selects the pod",
+        "not selected: pod label sidecar.istio.io/inject NotIn [false] (it is \"false\")",
+        "Pod quiet/asks: injected\n  object.sidecar-injector.istio.io; injected: the pod's label",
+        "Pod quiet/asks-by-annotation: NOT injected\n  no webhook selects the pod",
+        "Pod off/asks-in-vain: NOT injected\n  no webhook selects the pod",
+        "Pod next/canary: NOT injected\n  no webhook selects the pod",
+        "Pod shop/node-agent: NOT injected\n  namespace.sidecar-injector.istio.io, but skipped: spec.hostNetwork",
+        "Job shop/nightly: injected",
+        "warning: this Job will not complete",
+        "Pod shop/same-user: injected",
+        "warning: spec.containers[0].securityContext.runAsUser is 1337",
+        "warning: namespace shop enforces Pod Security level baseline",
+        "Pod shop/typo: NOT injected\n  refused: failed to run injection template: invalid value \"5432;6379\"",
+    ] {
+        assert!(table.contains(line), "{line:?} is not in\n{table}");
+    }
+    assert!(text(&output.stderr).contains("namespace next: istio.io/rev=canary asks for injection"));
+}

@@ -7,12 +7,29 @@ use serde_json::Value;
 use crate::error::InjectError;
 use crate::pod;
 
-/// Refuse names that clash and volumes with two sources, unless the user's own pod already had them.
-pub(super) fn check(original: &Value, merged: &Value) -> Result<(), InjectError> {
-    pod::check(merged).map_err(|error| InjectError::Refused {
-        field: "spec".to_owned(),
-        message: format!("the injected pod would be invalid: {error}"),
-    })?;
+/// Refuse names that clash and volumes with two sources, unless the user's own pod already had them. With templates that
+/// are not ours (`foreign`), the whole shape is checked again.
+pub(super) fn check(original: &Value, merged: &Value, foreign: bool) -> Result<(), InjectError> {
+    if foreign {
+        pod::check(merged).map_err(|error| InjectError::Refused {
+            field: "spec".to_owned(),
+            message: format!("the injected pod would be invalid: {error}"),
+        })?;
+    }
+    let mut names = BTreeSet::new();
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (i, container) in pod::list(merged, list).iter().enumerate() {
+            let name = pod::name_of(container);
+            if !names.insert(name) {
+                return Err(InjectError::Refused {
+                    field: format!("spec.{list}[{i}].name"),
+                    message: format!(
+                        "container {name:?} would exist twice; the name is the injector's: rename yours"
+                    ),
+                });
+            }
+        }
+    }
     for (i, volume) in pod::list(merged, "volumes").iter().enumerate() {
         let name = pod::name_of(volume);
         if sources(volume) > 1

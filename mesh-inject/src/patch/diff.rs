@@ -1,8 +1,9 @@
 //! The smallest patch we can find cheaply.
 
+use serde::Serialize;
 use serde_json::Value;
 
-use super::pointer::Pointer;
+use super::pointer::{Pointer, push_escaped};
 use super::{Operation, Patch};
 
 /// Largest table of the longest-common-subsequence search (cells). Beyond it lists are compared index by index, which
@@ -16,46 +17,90 @@ const MAX_TABLE: usize = 4_000_000;
 /// `move`, `copy` or `test` is produced. `apply(diff(a, b), a) == b` for all documents.
 #[must_use]
 pub fn diff(from: &Value, to: &Value) -> Patch {
-    let mut differ = Differ { path: Pointer::root(), operations: Vec::new() };
+    Patch(changes(from, to).into_iter().map(Change::into_operation).collect())
+}
+
+/// The same as JSON text, without copying any part of `to`; and the number of operations.
+pub(crate) fn diff_text(from: &Value, to: &Value) -> (Vec<u8>, usize) {
+    let changes = changes(from, to);
+    // Writing JSON values to memory does not fail.
+    (serde_json::to_vec(&changes).unwrap_or_default(), changes.len())
+}
+
+fn changes<'a>(from: &Value, to: &'a Value) -> Vec<Change<'a>> {
+    let mut differ = Differ { path: String::new(), changes: Vec::new() };
     differ.values(from, to);
-    Patch(differ.operations)
+    differ.changes
 }
 
-struct Differ {
-    path: Pointer,
-    operations: Vec<Operation>,
+/// An operation that borrows its value.
+#[derive(Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+enum Change<'a> {
+    Add { path: String, value: &'a Value },
+    Remove { path: String },
+    Replace { path: String, value: &'a Value },
 }
 
-impl Differ {
-    fn values(&mut self, from: &Value, to: &Value) {
+impl Change<'_> {
+    fn into_operation(self) -> Operation {
+        // The text was made by this module, so it parses.
+        let pointer = |path: &str| Pointer::parse(path).unwrap_or_default();
+        match self {
+            Self::Add { path, value } => Operation::Add { path: pointer(&path), value: value.clone() },
+            Self::Remove { path } => Operation::Remove { path: pointer(&path) },
+            Self::Replace { path, value } => {
+                Operation::Replace { path: pointer(&path), value: value.clone() }
+            }
+        }
+    }
+}
+
+struct Differ<'a> {
+    path: String,
+    changes: Vec<Change<'a>>,
+}
+
+impl<'a> Differ<'a> {
+    /// Go one step deeper for the time of a closure.
+    fn inside(&mut self, token: &str, work: impl FnOnce(&mut Self)) {
+        let length = self.path.len();
+        self.path.push('/');
+        push_escaped(&mut self.path, token);
+        work(self);
+        self.path.truncate(length);
+    }
+
+    fn add(&mut self, value: &'a Value) {
+        self.changes.push(Change::Add { path: self.path.clone(), value });
+    }
+
+    fn remove(&mut self) {
+        self.changes.push(Change::Remove { path: self.path.clone() });
+    }
+
+    fn values(&mut self, from: &Value, to: &'a Value) {
         match (from, to) {
             (Value::Object(from), Value::Object(to)) => {
                 for (key, value) in from {
-                    self.path.push(key.as_str());
-                    match to.get(key) {
-                        Some(new) => self.values(value, new),
-                        None => self.operations.push(Operation::Remove { path: self.path.clone() }),
-                    }
-                    self.path.pop();
+                    self.inside(key, |differ| match to.get(key) {
+                        Some(new) => differ.values(value, new),
+                        None => differ.remove(),
+                    });
                 }
                 for (key, value) in to {
                     if !from.contains_key(key) {
-                        self.path.push(key.as_str());
-                        self.operations
-                            .push(Operation::Add { path: self.path.clone(), value: value.clone() });
-                        self.path.pop();
+                        self.inside(key, |differ| differ.add(value));
                     }
                 }
             }
             (Value::Array(from), Value::Array(to)) => self.lists(from, to),
             (from, to) if from == to => {}
-            (_, to) => {
-                self.operations.push(Operation::Replace { path: self.path.clone(), value: to.clone() });
-            }
+            (_, to) => self.changes.push(Change::Replace { path: self.path.clone(), value: to }),
         }
     }
 
-    fn lists(&mut self, from: &[Value], to: &[Value]) {
+    fn lists(&mut self, from: &[Value], to: &'a [Value]) {
         if from == to {
             return;
         }
@@ -78,15 +123,9 @@ impl Differ {
                     self.item(at, &old[i], &new[j]);
                     at += 1;
                 }
-                Step::Drop => {
-                    self.path.push(at.to_string());
-                    self.operations.push(Operation::Remove { path: self.path.clone() });
-                    self.path.pop();
-                }
+                Step::Drop => self.inside(&at.to_string(), Self::remove),
                 Step::Put(j) => {
-                    self.path.push(at.to_string());
-                    self.operations.push(Operation::Add { path: self.path.clone(), value: new[j].clone() });
-                    self.path.pop();
+                    self.inside(&at.to_string(), |differ| differ.add(&new[j]));
                     at += 1;
                 }
             }
@@ -97,10 +136,8 @@ impl Differ {
         }
     }
 
-    fn item(&mut self, at: usize, from: &Value, to: &Value) {
-        self.path.push(at.to_string());
-        self.values(from, to);
-        self.path.pop();
+    fn item(&mut self, at: usize, from: &Value, to: &'a Value) {
+        self.inside(&at.to_string(), |differ| differ.values(from, to));
     }
 }
 

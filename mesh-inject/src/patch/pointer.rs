@@ -72,6 +72,17 @@ pub(super) fn index(token: &str) -> Option<usize> {
     if plain { token.parse().ok() } else { None }
 }
 
+/// Add a reference token to a pointer's text.
+pub(super) fn push_escaped(text: &mut String, token: &str) {
+    for c in token.chars() {
+        match c {
+            '~' => text.push_str("~0"),
+            '/' => text.push_str("~1"),
+            c => text.push(c),
+        }
+    }
+}
+
 fn unescape(token: &str, whole: &str) -> Result<String, String> {
     if !token.contains('~') {
         return Ok(token.to_owned());
@@ -93,17 +104,12 @@ fn unescape(token: &str, whole: &str) -> Result<String, String> {
 
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
         for token in &self.tokens {
-            f.write_str("/")?;
-            for c in token.chars() {
-                match c {
-                    '~' => f.write_str("~0")?,
-                    '/' => f.write_str("~1")?,
-                    c => fmt::Write::write_char(f, c)?,
-                }
-            }
+            text.push('/');
+            push_escaped(&mut text, token);
         }
-        Ok(())
+        f.write_str(&text)
     }
 }
 
