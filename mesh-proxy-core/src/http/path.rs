@@ -183,3 +183,6 @@ pub(crate) fn rewrite(uri: &Uri, matches: &RouteMatch, rewrite: &PathRewrite) ->
     let new = if new.is_empty() { "/".to_owned() } else { new };
     (new != path).then(|| with_query(&new, uri.query()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -288,3 +288,6 @@ pub(crate) fn cluster_name(route: &Route, weighted: Option<usize>) -> Option<&Ar
         ClusterSpecifier::Header(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

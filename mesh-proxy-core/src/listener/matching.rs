@@ -139,3 +139,6 @@ fn source_type(criterion: SourceType, facts: &Facts<'_>) -> Fit {
         SourceType::External => fit(!local),
     }
 }
+
+#[cfg(test)]
+mod tests;

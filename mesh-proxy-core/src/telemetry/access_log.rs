@@ -224,3 +224,6 @@ impl Format {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -211,3 +211,6 @@ impl HostSet {
         if !priority.healthy.hosts.is_empty() { Some(&priority.healthy) } else { Some(&priority.degraded) }
     }
 }
+
+#[cfg(test)]
+mod tests;
