@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode, request, response};
 use crate::{Body, config::CustomFilter, error::ConfigError};
 
 mod context;
+pub mod layer;
 
 pub use context::{ConnectionInfo, RequestContext, UpstreamInfo};
 

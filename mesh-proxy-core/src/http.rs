@@ -3,6 +3,7 @@
 mod exchange;
 mod headers;
 mod manager;
+mod mirror;
 mod path;
 mod pipeline;
 mod reply;

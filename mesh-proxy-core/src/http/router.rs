@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{
     HttpConnection,
     exchange::{Exchange, Held},
-    headers, path,
+    headers, mirror, path,
     pipeline::{Reply, capture_request},
     retry::{self, Failure, Replay},
     routes, upgrade,
@@ -47,6 +47,11 @@ pub(crate) async fn forward(
         return Err(failed(exchange, &Failure::Overflow, 1));
     };
     let attempt_count = prepare(connection, exchange, route, forward, head);
+    let body = if forward.mirrors.is_empty() {
+        body
+    } else {
+        mirror::start(connection, &forward.mirrors, head, body)
+    };
     let hash = hash(connection, &cluster, forward, head);
     let policy = forward.retry.as_ref().or_else(|| {
         let table = exchange.cx.routes.as_ref()?;
