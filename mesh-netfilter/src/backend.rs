@@ -10,7 +10,7 @@ use crate::plan::{Applied, Plan};
 use crate::ruleset::{Ruleset, UnknownOwner};
 use crate::text::InvalidText;
 
-pub use detect::{Kind, detect, open};
+pub use detect::{Kind, detect, legacy_tables_exist, open};
 pub use iptables::{Iptables, Variant};
 pub use nft::Nft;
 pub use program::ProgramError;

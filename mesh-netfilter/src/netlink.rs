@@ -155,6 +155,15 @@ impl Netlink {
         Ok(foreign::find(&mut self.socket)?.iter().map(foreign::ForeignChain::describe).collect())
     }
 
+    /// Chains of other programs that translate addresses before ours do, as `family table chain`: what they capture, ours
+    /// never see.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn shadowing(&mut self) -> Result<Vec<String>, NetlinkError> {
+        Ok(foreign::before_ours(&mut self.socket)?.iter().map(foreign::ForeignChain::describe).collect())
+    }
+
     /// Whether `iptables-nft` has written chains of ours.
     pub(crate) fn ours_by_iptables(&mut self) -> Result<bool, NetlinkError> {
         foreign::ours_by_iptables(&mut self.socket)

@@ -4,7 +4,7 @@ mod show;
 
 use std::fmt::Display;
 
-use mesh_netfilter::backend::{Backend, Kind, detect, open};
+use mesh_netfilter::backend::{Backend, Iptables, Kind, Variant, detect, legacy_tables_exist, open};
 use mesh_netfilter::routing::{Routing, needs};
 use mesh_netfilter::{Interception, Netlink, Ruleset};
 use serde_json::json;
@@ -91,14 +91,27 @@ fn apply(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
 
 /// What Istio's own rules here are called; empty where the kernel has no nf_tables to ask.
 fn foreign_chains() -> Vec<String> {
-    Netlink::open().and_then(|mut kernel| kernel.foreign_interception()).unwrap_or_default()
+    let mut found = Netlink::open().and_then(|mut kernel| kernel.foreign_interception()).unwrap_or_default();
+    found.extend(legacy_foreign_chains());
+    found
+}
+
+fn legacy_foreign_chains() -> Vec<String> {
+    if legacy_tables_exist() { Iptables::new(Variant::Legacy).foreign_interception() } else { Vec::new() }
 }
 
 /// Whether Istio's own rules are here and are to be removed. Two interceptions would both take every connection.
 fn foreign(flags: &Flags) -> Result<bool, Failure> {
     let foreign = foreign_chains();
-    if foreign.is_empty() || flags.replace_istio {
+    let legacy = legacy_foreign_chains();
+    if foreign.is_empty() || flags.replace_istio && legacy.is_empty() {
         return Ok(!foreign.is_empty());
+    }
+    if flags.replace_istio && !legacy.is_empty() {
+        let which = legacy.join(", ");
+        return Err(Failure::rules(format!(
+            "Istio's own rules are in legacy iptables ({which}); they have to be removed there"
+        )));
     }
     let which = foreign.join(", ");
     Err(Failure::rules(format!("Istio's own rules are here ({which}); --replace-istio removes them")))
@@ -133,6 +146,9 @@ fn verify(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
     }
     for chain in foreign_chains() {
         wrong.push(format!("foreign: {chain}"));
+    }
+    for chain in Netlink::open().and_then(|mut kernel| kernel.shadowing()).unwrap_or_default() {
+        wrong.push(format!("shadowed by: {chain}"));
     }
     let probed =
         if wrong.is_empty() { Some(probe::run(intent, flags.probe_port, flags.probe_timeout)) } else { None };

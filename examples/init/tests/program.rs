@@ -155,6 +155,21 @@ fn cases() -> Vec<Case> {
             &["by netlink", "mesh-init: 0 changes"],
         ),
         case(
+            "istio_s_legacy_rules_are_refused",
+            format!("iptables-legacy -t nat -N ISTIO_OUTPUT; {apply} --replace-istio"),
+            1,
+            &["iptables-legacy-save nat ISTIO_OUTPUT", "removed there"],
+        ),
+        case(
+            "chains_before_ours_are_named",
+            format!(
+                "{apply}; nft add table ip early; \
+                 nft add chain ip early out '{{ type nat hook output priority -150 ; }}'; eval $INIT verify $ARGS"
+            ),
+            1,
+            &["shadowed by: ip early out"],
+        ),
+        case(
             "every_backend",
             format!(
                 "for b in nft iptables-nft iptables-legacy; do {apply} --backend $b && {apply} --backend $b && $INIT clean --backend $b || exit 9; done"

@@ -103,11 +103,16 @@ fn by_netlink() -> Result<Box<dyn Backend>, BackendError> {
     if netlink.ours_by_iptables()? {
         return open(Kind::Iptables(Variant::Nft));
     }
-    if std::fs::read_to_string(LEGACY_TABLES).is_ok_and(|names| !names.trim().is_empty()) {
+    if legacy_tables_exist() {
         let mut legacy = Iptables::new(Variant::Legacy);
         if matches!(legacy.live(), Ok(Some(_))) {
             return Ok(Box::new(legacy));
         }
     }
     Ok(Box::new(netlink))
+}
+
+/// Whether legacy iptables has been used in this network namespace.
+pub fn legacy_tables_exist() -> bool {
+    std::fs::read_to_string(LEGACY_TABLES).is_ok_and(|names| !names.trim().is_empty())
 }

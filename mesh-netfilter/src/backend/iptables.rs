@@ -84,6 +84,20 @@ impl Iptables {
         Ruleset::from_iptables(&text, family).map_err(|error| BackendError::Text { program, error })
     }
 
+    /// Istio's own chains, as `program table chain`.
+    /// A family that cannot be read has none.
+    pub fn foreign_interception(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for family in Family::BOTH {
+            let Ok(live) = self.read(family) else { continue };
+            let istio = live.chains.iter().filter(|chain| chain.name.starts_with("ISTIO_"));
+            found.extend(
+                istio.map(|chain| format!("{} {} {}", self.program(family, "save"), chain.table, chain.name)),
+            );
+        }
+        found
+    }
+
     fn write(&self, family: Family, text: &str) -> Result<(), BackendError> {
         let wait = format!("--wait={}", self.lock_seconds);
         run(&self.program(family, "restore"), &["--noflush", &wait], text, self.lock_file.as_ref())?;

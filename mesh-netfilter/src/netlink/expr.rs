@@ -30,6 +30,8 @@ pub(crate) enum Expr {
     Payload { base: Base, offset: u32, len: u32 },
     /// Keeps the bits of a mask.
     Mask(Vec<u8>),
+    /// Turns a number of four bytes from the machine's order to the network's, in which ranges compare.
+    NetworkOrder,
     /// Goes on if the register compares so.
     Compare(Compare, Vec<u8>),
     /// Goes on if the register is outside.
@@ -130,6 +132,7 @@ impl Expr {
             Self::Ct(_) | Self::SetCt(_) => "ct",
             Self::Payload { .. } => "payload",
             Self::Mask(_) => "bitwise",
+            Self::NetworkOrder => "byteorder",
             Self::Compare(..) => "cmp",
             Self::Outside(..) => "range",
             Self::Constant(_) | Self::Verdict(_) => "immediate",
@@ -160,6 +163,8 @@ impl Expr {
                 out.nest(5, |out| out.bytes(DATA_VALUE, &vec![0; mask.len()]));
                 out.be32(6, 0);
             }
+            // Operation 1 is host to network; length and size are four.
+            Self::NetworkOrder => numbers(out, &[(1, REGISTER), (2, REGISTER), (3, 1), (4, 4), (5, 4)]),
             Self::Compare(how, value) => {
                 numbers(out, &[(1, REGISTER), (2, how.number())]);
                 out.nest(3, |out| out.bytes(DATA_VALUE, value));
@@ -209,6 +214,13 @@ impl Expr {
                 }
                 Self::Mask(value(4)?)
             }
+            "byteorder"
+                if register(1)
+                    && register(2)
+                    && [3, 4, 5].map(|kind| data.be32(kind)) == [Some(1), Some(4), Some(4)] =>
+            {
+                Self::NetworkOrder
+            }
             "cmp" if register(1) => Self::Compare(Compare::from_number(data.be32(2)?)?, value(3)?),
             "range" if register(1) && data.be32(2) == Some(1) => Self::Outside(value(3)?, value(4)?),
             "immediate" if register(1) => Self::Constant(value(2)?),
@@ -251,6 +263,7 @@ mod tests {
             Expr::SetCt(Ct::Zone),
             Expr::Payload { base: Base::Transport, offset: 2, len: 2 },
             Expr::Mask(vec![255, 255, 0, 0]),
+            Expr::NetworkOrder,
             Expr::Compare(Compare::AtLeast, vec![0, 80]),
             Expr::Outside(vec![0, 80], vec![0, 90]),
             Expr::Constant(vec![58, 153]),

@@ -11,6 +11,9 @@ use crate::ruleset::{Chain, Hook, Match, Rule, Ruleset, TableKind, Target};
 /// Longest comment that a rule keeps: its length is one byte, and the terminator counts.
 const COMMENT: usize = 254;
 
+/// One before iptables' nat: the first address translation of a connection wins.
+pub(super) const NAT_PRIORITY: i32 = -101;
+
 /// What should be in the kernel's table, chain by chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Lowered {
@@ -98,8 +101,7 @@ fn base(chain: &Chain) -> Option<BaseChain> {
     let priority = match (chain.table, hook) {
         (TableKind::Raw, _) => -300,
         (TableKind::Mangle, _) => -150,
-        // One before iptables' nat: the first address translation of a connection wins.
-        (TableKind::Nat, Hook::Prerouting | Hook::Output) => -101,
+        (TableKind::Nat, Hook::Prerouting | Hook::Output) => NAT_PRIORITY,
         (TableKind::Nat, _) => 99,
         (TableKind::Filter, _) => 0,
     };
@@ -254,10 +256,19 @@ fn name(key: Meta, interface: &Interface, invert: bool) -> Vec<Expr> {
 }
 
 fn id(key: Meta, owner: &Owner, invert: bool) -> Result<Vec<Expr>, &'static str> {
-    // Ranges compare as the kernel's register does: bytes, most significant first.
     Ok(match owner {
         Owner::Id(id) => vec![Expr::Meta(key), equal(invert, id.to_ne_bytes().into())],
-        Owner::Range(..) => return Err("a range of owners has no expression here; name each id"),
+        // Ranges compare as the kernel's register does: bytes, most significant first.
+        Owner::Range(first, last) => {
+            let (first, last) = (first.to_be_bytes().to_vec(), last.to_be_bytes().to_vec());
+            let mut exprs = vec![Expr::Meta(key), Expr::NetworkOrder];
+            if invert {
+                exprs.push(Expr::Outside(first, last));
+            } else {
+                exprs.extend([Expr::Compare(Compare::AtLeast, first), Expr::Compare(Compare::AtMost, last)]);
+            }
+            exprs
+        }
         Owner::Name(_) => return Err("an owner's name was not resolved"),
     })
 }

@@ -89,7 +89,33 @@ fn port(bytes: &[u8]) -> Option<u16> {
     bytes.try_into().ok().map(u16::from_be_bytes)
 }
 
+/// A range of owners.
+fn owners(exprs: &[Expr]) -> Option<(Match, &[Expr])> {
+    let big = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
+    let (key, owner, invert, rest) = match exprs {
+        [
+            Expr::Meta(key),
+            Expr::NetworkOrder,
+            Expr::Compare(Compare::AtLeast, first),
+            Expr::Compare(Compare::AtMost, last),
+            rest @ ..,
+        ] => (key, Owner::Range(big(first)?, big(last)?), false, rest),
+        [Expr::Meta(key), Expr::NetworkOrder, Expr::Outside(first, last), rest @ ..] => {
+            (key, Owner::Range(big(first)?, big(last)?), true, rest)
+        }
+        _ => return None,
+    };
+    match key {
+        Meta::Uid => Some((Match::Uid { owner, invert }, rest)),
+        Meta::Gid => Some((Match::Gid { owner, invert }, rest)),
+        _ => None,
+    }
+}
+
 fn one_match(exprs: &[Expr]) -> Option<(Vec<Match>, &[Expr])> {
+    if let Some((found, rest)) = owners(exprs) {
+        return Some((vec![found], rest));
+    }
     let (load, rest) = exprs.split_first()?;
     let (mask, rest) = match rest {
         [Expr::Mask(mask), rest @ ..] => (Some(mask.as_slice()), rest),
@@ -236,6 +262,7 @@ mod tests {
             dns: Dns::All { port: 15053 },
             drop_invalid: true,
             exclude_interfaces: vec!["eth+".parse().expect("a name")],
+            proxy_gids: vec![Owner::Range(10, 20)],
             outbound_exclude_ports: vec![PortRange::new(10, 20).expect("a range")],
             ..Interception::default()
         };

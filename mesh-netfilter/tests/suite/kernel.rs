@@ -184,7 +184,7 @@ fn agrees(writer: Writer) -> Result<(), String> {
         for _ in 0..PACKETS {
             let packet = draw(&packets, &mut runner);
             let fate = ruleset.fate(&packet);
-            let (want, got) = (expected(&packet, fate.verdict), pod.send(&packet));
+            let (want, got) = (expected(&packet, fate, &intent), pod.send(&packet));
             if want != got {
                 let trace = ruleset.trace(&packet);
                 return Err(format!(

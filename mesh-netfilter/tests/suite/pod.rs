@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh_netfilter::net::{Owner, Protocol};
 use mesh_netfilter::ruleset::{Chain, Hook, Match, Rule, TableKind, Target};
-use mesh_netfilter::trace::{Direction, Packet, Verdict};
+use mesh_netfilter::trace::{Direction, Fate, Packet, Verdict};
 use mesh_netfilter::{Interception, Netlink, Ruleset};
 use socket2::{Domain, Socket, Type};
 
@@ -91,7 +91,7 @@ impl Pod {
     /// Puts the proxy and the agent of this intent into the pod. They live as long as the test.
     pub(crate) fn serve(&self, intent: &Interception) -> Result<(), String> {
         let id = |owners: &[Owner]| match owners.first() {
-            Some(Owner::Id(id)) => *id,
+            Some(Owner::Id(id) | Owner::Range(id, _)) => *id,
             _ => 1337,
         };
         let (uid, gid) = (id(&intent.proxy_uids), id(&intent.proxy_gids));
@@ -122,8 +122,8 @@ impl Pod {
 }
 
 /// What the kernel should do with a packet of this fate.
-pub(crate) fn expected(packet: &Packet, verdict: Verdict) -> Outcome {
-    match verdict {
+pub(crate) fn expected(packet: &Packet, fate: Fate, intent: &Interception) -> Outcome {
+    match fate.verdict {
         Verdict::Redirected { port } | Verdict::Delivered { port } => Outcome::Port(port),
         Verdict::Dropped => Outcome::Silence,
         Verdict::Accepted => {
@@ -134,6 +134,8 @@ pub(crate) fn expected(packet: &Packet, verdict: Verdict) -> Outcome {
             match (local, served) {
                 (false, _) => Outcome::Port(ELSEWHERE),
                 (true, true) => Outcome::Port(packet.destination_port),
+                // The refusal is an ICMP message in zone 0 about a datagram in another: it fits no connection.
+                (true, false) if fate.zone != 0 && intent.drop_invalid => Outcome::Silence,
                 (true, false) => Outcome::Refused,
             }
         }

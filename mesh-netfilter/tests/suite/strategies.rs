@@ -82,7 +82,9 @@ fn nets() -> impl Strategy<Value = Vec<IpNet>> {
 }
 
 fn owners(choices: &'static [u32]) -> impl Strategy<Value = Vec<Owner>> {
-    subsequence(choices.to_vec(), 1..3).prop_map(|ids| ids.into_iter().map(Owner::Id).collect())
+    let ids = subsequence(choices.to_vec(), 1..3).prop_map(|ids| ids.into_iter().map(Owner::Id).collect());
+    let range = select(choices.to_vec()).prop_map(|first| vec![Owner::Range(first, first + 1)]);
+    prop_oneof![6 => ids, 1 => range]
 }
 
 fn groups() -> impl Strategy<Value = OwnerGroups> {
