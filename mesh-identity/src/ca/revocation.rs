@@ -30,8 +30,8 @@ impl Revocation {
 }
 
 impl Ca {
-    /// Revokes certificates of the current signer by serial number (hexadecimal digits) and publishes the new list in
-    /// the bundle. Those who follow the bundle then refuse the certificates, and close connections of live peers
+    /// Revokes certificates by serial number (hexadecimal digits), whichever of the CA's signers made them, and
+    /// publishes the new lists in the bundle. Those who follow the bundle then refuse the certificates, and close connections of live peers
     /// (see [`Identity::revoked`](crate::Identity::revoked)).
     ///
     /// # Errors
@@ -39,7 +39,6 @@ impl Ca {
     pub fn revoke<S: AsRef<str>>(&self, serials: impl IntoIterator<Item = S>) -> Result<(), CaError> {
         let now = self.clock.now();
         let mut roots = self.lock();
-        let signer = roots.signer().clone();
         let mut revoked = roots.revocation.revoked.clone();
         for serial in serials {
             let serial = serial.as_ref();
@@ -67,9 +66,16 @@ impl Ca {
             revoked_certs: revoked.iter().map(entry).collect::<Result<_, CaError>>()?,
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let list = params.signed_by(signer.issuer())?.der().to_vec();
-        roots.revocation.forget_issuer(signer.certificate());
-        roots.revocation.lists.push((signer.certificate().clone(), list));
+        // One list per signer, all with the same serials: serials are random, so they meet nobody else's certificate.
+        let mut lists = Vec::new();
+        for signer in roots.signers() {
+            let list = params.signed_by(signer.issuer())?.der().to_vec();
+            lists.push((signer.certificate().clone(), list));
+        }
+        for (issuer, list) in lists {
+            roots.revocation.forget_issuer(&issuer);
+            roots.revocation.lists.push((issuer, list));
+        }
         roots.revocation.revoked = revoked;
         roots.revocation.number = number;
         self.publish(&roots)?;

@@ -48,11 +48,15 @@ impl Roots {
         &self.signer
     }
 
+    /// The current signer, then the one before or after it.
+    pub(super) fn signers(&self) -> impl Iterator<Item = &Arc<Signer>> {
+        [Some(&self.signer), self.next.as_ref(), self.retiring.as_ref()].into_iter().flatten()
+    }
+
     /// Every trusted root, once, the signer's first.
     pub(super) fn trusted(&self) -> Vec<CertificateDer<'static>> {
-        let signers = [Some(&self.signer), self.next.as_ref(), self.retiring.as_ref()];
         let mut roots: Vec<CertificateDer<'static>> = Vec::new();
-        let all = signers.into_iter().flatten().map(|signer| signer.root()).chain(&self.others);
+        let all = self.signers().map(|signer| signer.root()).chain(&self.others);
         for root in all {
             if !roots.contains(root) {
                 roots.push(root.clone());
@@ -140,6 +144,23 @@ impl Ca {
                 roots.revocation.forget_issuer(old.certificate());
             }
         })
+    }
+
+    /// Forgets a root that is trusted beside those of the signers: one that a stored CA brought along from a rotation
+    /// before a restart, or an additional one of a plugged-in CA. Says whether it was there.
+    ///
+    /// # Errors
+    /// The root stands behind a signer; only [`Ca::retire_root`] removes those.
+    pub fn forget_root(&self, root: &CertificateDer<'_>) -> Result<bool, CaError> {
+        let mut roots = self.lock();
+        if roots.signers().any(|signer| signer.root() == root) {
+            return Err(CaError::Rotation { step: "forget a signer's root", state: roots.state().name() });
+        }
+        let before = roots.others.len();
+        roots.others.retain(|other| other != root);
+        let was_there = roots.others.len() < before;
+        self.publish(&roots)?;
+        Ok(was_there)
     }
 
     fn step(

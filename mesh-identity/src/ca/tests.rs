@@ -295,6 +295,36 @@ fn revoked_certificates_are_refused_and_others_are_not() {
 }
 
 #[test]
+fn revocation_reaches_certificates_of_the_former_root() {
+    let ca = new_ca();
+    let old = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    ca.prepare_root(&RootOptions::default()).unwrap();
+    ca.activate_root().unwrap();
+    let new = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    ca.revoke([&old.serial]).unwrap();
+    assert_eq!(verified(&ca, &old).unwrap_err(), X509Error::Revoked);
+    assert!(verified(&ca, &new).is_ok());
+    ca.retire_root().unwrap();
+    assert_eq!(ca.bundle().crls().len(), 1);
+}
+
+#[test]
+fn a_restart_in_the_middle_of_a_rotation_keeps_both_roots_until_one_is_forgotten() {
+    let ca = new_ca();
+    let old = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    ca.prepare_root(&RootOptions::default()).unwrap();
+    ca.activate_root().unwrap();
+    let again = Ca::load(domain(), &ca.to_pem(), IssuancePolicy::default(), WallClock::system()).unwrap();
+    assert!(verified(&again, &old).is_ok());
+    let new = sign(&again, &csr(KeyKind::EcP256), None).unwrap();
+    assert_eq!(new.roots.len(), 2);
+    assert!(again.forget_root(new.roots.last().unwrap()).is_err(), "the signer's own");
+    assert_eq!(again.forget_root(old.roots.last().unwrap()), Ok(true));
+    assert_eq!(again.forget_root(old.roots.last().unwrap()), Ok(false));
+    assert!(verified(&again, &old).is_err() && verified(&again, &new).is_ok());
+}
+
+#[test]
 fn server_certificates_carry_dns_names_only() {
     let ca = new_ca();
     let names = ["istiod.istio-system.svc".to_owned(), "istiod".to_owned()];
