@@ -140,6 +140,12 @@ fn unresolvable_probe_ports_are_left_alone() {
 }
 
 #[test]
+fn an_injector_is_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone + 'static>(_: &T) {}
+    shared(&Injector::new(Settings::default()).unwrap());
+}
+
+#[test]
 fn settings_are_checked() {
     let wrong = |settings: Settings| Injector::new(settings).unwrap_err().to_string();
     let values = |value: Value| Settings { values: value, ..Settings::default() };
