@@ -1,6 +1,8 @@
 //! Who is calling: authentication of requests to the control plane, by token or by client certificate.
 
 mod certificate;
+#[cfg(feature = "token-review")]
+mod https;
 mod service_account;
 #[cfg(feature = "token-review")]
 mod token_review;
@@ -13,14 +15,15 @@ use std::{fmt, sync::Arc};
 use futures_util::future::BoxFuture;
 use rustls::pki_types::CertificateDer;
 
-#[cfg(feature = "token-review")]
-pub use self::token_review::TokenReviewVerifier;
 pub use self::{
     certificate::ClientCertificateAuthenticator,
     service_account::{
-        JwksTokenVerifier, ServiceAccountAuthenticator, ServiceAccountToken, TokenRequest, TokenVerifier,
+        JwksTokenVerifier, KeySetFile, KeySetSource, ServiceAccountAuthenticator, ServiceAccountToken,
+        TokenRequest, TokenVerifier,
     },
 };
+#[cfg(feature = "token-review")]
+pub use self::{https::KeySetUrl, token_review::TokenReviewVerifier};
 use crate::{
     grpc::PeerInfo,
     id::{SpiffeId, SpiffeIdError},

@@ -96,7 +96,7 @@ impl Authenticator for ServiceAccountAuthenticator {
 #[derive(Debug)]
 pub struct JwksTokenVerifier {
     keys: ArcSwap<JwkSet>,
-    source: Option<PathBuf>,
+    source: Option<Arc<dyn KeySetSource>>,
     last_read: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     issuer: String,
     audiences: Vec<String>,
@@ -138,7 +138,15 @@ impl JwksTokenVerifier {
         let path = path.into();
         let unreadable = |e: std::io::Error| JwtError::KeySet { detail: format!("{}: {e}", path.display()) };
         let keys = JwkSet::from_json(&std::fs::read(&path).map_err(unreadable)?)?;
-        Ok(Self { source: Some(path), ..Self::new(keys, issuer, audiences, clock) })
+        Ok(Self::new(keys, issuer, audiences, clock).refreshed_from(KeySetFile(path)))
+    }
+
+    /// Asks `source` for the keys again when a token names a key that is not known, at most every five seconds. What it
+    /// gives is kept until then; when it fails, the keys that are known stay.
+    #[must_use]
+    pub fn refreshed_from(mut self, source: impl KeySetSource) -> Self {
+        self.source = Some(Arc::new(source));
+        self
     }
 
     /// Replaces the keys.
@@ -161,25 +169,43 @@ impl JwksTokenVerifier {
     }
 
     async fn read_again(&self) {
-        let Some(path) = &self.source else { return };
+        let Some(source) = &self.source else { return };
         let mut last = self.last_read.lock().await;
         let now = tokio::time::Instant::now();
         if last.is_some_and(|last| now.duration_since(last) < REREAD_INTERVAL) {
             return;
         }
         *last = Some(now);
-        let document = match tokio::fs::metadata(path).await {
-            Ok(facts) if facts.len() > MAX_JWKS_BYTES as u64 => return,
-            Ok(_) => tokio::fs::read(path).await,
-            Err(error) => Err(error),
-        };
-        let parsed = document.map_err(|e| e.to_string());
-        match parsed.and_then(|bytes| JwkSet::from_json(&bytes).map_err(|e| e.to_string())) {
+        let document = source.fetch().await;
+        match document.and_then(|bytes| JwkSet::from_json(&bytes).map_err(|e| e.to_string())) {
             Ok(keys) => self.set_keys(keys),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "key set not read again, keeping the old");
-            }
+            Err(error) => tracing::warn!(?source, %error, "key set not read again, keeping the old"),
         }
+    }
+}
+
+/// Where a key set document comes from.
+pub trait KeySetSource: Send + Sync + fmt::Debug + 'static {
+    /// Fetches the document.
+    ///
+    /// # Errors
+    /// What failed, for the log.
+    fn fetch(&self) -> BoxFuture<'_, Result<Vec<u8>, String>>;
+}
+
+/// A key set in a file.
+#[derive(Debug, Clone)]
+pub struct KeySetFile(pub PathBuf);
+
+impl KeySetSource for KeySetFile {
+    fn fetch(&self) -> BoxFuture<'_, Result<Vec<u8>, String>> {
+        Box::pin(async {
+            let facts = tokio::fs::metadata(&self.0).await.map_err(|e| e.to_string())?;
+            if facts.len() > MAX_JWKS_BYTES as u64 {
+                return Err(format!("{} bytes are too many", facts.len()));
+            }
+            tokio::fs::read(&self.0).await.map_err(|e| e.to_string())
+        })
     }
 }
 

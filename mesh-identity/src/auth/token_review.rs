@@ -1,14 +1,14 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use http::{Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Request, Uri, header};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{AuthError, BoundPod, ServiceAccountToken, TokenVerifier};
+use super::{
+    AuthError, BoundPod, ServiceAccountToken, TokenVerifier,
+    https::{exchange, is_https},
+};
 use crate::{grpc::TlsConnector, istio_ca::BearerToken};
 
 /// The most bytes of an answer that are read.
@@ -37,7 +37,7 @@ impl TokenReviewVerifier {
         own_token: impl BearerToken,
         audiences: impl IntoIterator<Item = String>,
     ) -> Result<Self, AuthError> {
-        if server.host().is_none() || server.scheme() != Some(&http::uri::Scheme::HTTPS) {
+        if !is_https(&server) {
             return Err(AuthError::Unavailable { detail: format!("{server} is not an https address") });
         }
         let audiences = audiences.into_iter().collect();
@@ -63,10 +63,6 @@ impl TokenReviewVerifier {
     }
 
     async fn ask(&self, token: &str) -> Result<Value, String> {
-        let stream = self.connector.connect(&self.server).await.map_err(|e| e.to_string())?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-        let driving = tokio::spawn(connection);
         let body = Zeroizing::new(
             json!({
                 "apiVersion": "authentication.k8s.io/v1",
@@ -75,26 +71,12 @@ impl TokenReviewVerifier {
             })
             .to_string(),
         );
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri("/apis/authentication.k8s.io/v1/tokenreviews")
-            .header(header::HOST, self.server.authority().map_or("", |authority| authority.as_str()))
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json");
-        if let Some(own) = self.own_token.token().map_err(|e| format!("own token: {e}"))? {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", own.as_str()));
-        }
-        let request =
-            request.body(Full::<bytes::Bytes>::from(body.as_bytes().to_vec())).map_err(|e| e.to_string())?;
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-        driving.abort();
-        let body = body.map_err(|e| e.to_string())?.to_bytes();
-        if !matches!(status, StatusCode::OK | StatusCode::CREATED) {
-            return Err(format!("the API server answered {status}"));
-        }
-        serde_json::from_slice(&body).map_err(|e| format!("the API server's answer: {e}"))
+        let request = Request::post("/apis/authentication.k8s.io/v1/tokenreviews")
+            .header(header::CONTENT_TYPE, "application/json");
+        let own = &*self.own_token;
+        let body = body.as_bytes().to_vec();
+        let answer = exchange(&self.connector, &self.server, own, request, body, MAX_ANSWER_BYTES).await?;
+        serde_json::from_slice(&answer).map_err(|e| format!("the API server's answer: {e}"))
     }
 
     fn judge(&self, review: &Value) -> Result<ServiceAccountToken, AuthError> {
@@ -145,7 +127,9 @@ impl fmt::Debug for TokenReviewVerifier {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt, Full};
     use hyper::{body::Incoming, server::conn::http1 as server, service::service_fn};
+    use hyper_util::rt::TokioIo;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -187,6 +171,10 @@ mod tests {
     }
 
     async fn answer(request: Request<Incoming>) -> Result<http::Response<Full<bytes::Bytes>>, hyper::Error> {
+        if request.uri().path() == "/openid/v1/jwks" {
+            let keys = r#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#;
+            return Ok(http::Response::new(Full::from(keys)));
+        }
         let allowed = request.headers().get(header::AUTHORIZATION).is_some_and(|v| v == "Bearer own");
         let path_is_right = request.uri().path() == "/apis/authentication.k8s.io/v1/tokenreviews";
         let body = request.into_body().collect().await?.to_bytes();
@@ -231,5 +219,18 @@ mod tests {
         verifier.connector = verifier.connector.address("127.0.0.1:1");
         let refused = verifier.verify("good").await.unwrap_err();
         assert_eq!(refused.to_status().code(), tonic::Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_key_set_is_fetched_from_a_url() {
+        use crate::auth::{KeySetSource, KeySetUrl};
+        let connector = api_server().await.connector;
+        let url = Uri::from_static("https://kubernetes.default.svc/openid/v1/jwks");
+        let fetched = KeySetUrl::new(connector.clone(), url, crate::istio_ca::NoToken).fetch().await.unwrap();
+        assert!(fetched.starts_with(b"{\"keys\""));
+        for bad in ["http://kubernetes.default.svc/openid/v1/jwks", "https://kubernetes.default.svc/other"] {
+            let source = KeySetUrl::new(connector.clone(), bad.parse().unwrap(), crate::istio_ca::NoToken);
+            assert!(source.fetch().await.is_err(), "{bad}");
+        }
     }
 }
