@@ -93,6 +93,11 @@ impl Injector {
     /// [`InjectError::Settings`] with the field that is wrong.
     pub fn new(settings: Settings) -> Result<Self, InjectError> {
         let mut values = default_values();
+        // A seccomp profile is one thing: what the settings say replaces ours, also when it is empty.
+        let seccomp = "/global/proxy/seccompProfile";
+        if let (Some(ours), Some(theirs)) = (values.pointer_mut(seccomp), settings.values.pointer(seccomp)) {
+            ours.clone_from(theirs);
+        }
         overlay(&mut values, &settings.values);
         let values = Values::read(&values)?;
         let wrong = |field: &str, message: String| InjectError::Settings { field: field.to_owned(), message };

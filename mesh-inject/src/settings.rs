@@ -216,7 +216,7 @@ pub(crate) fn default_values() -> Value {
         "readinessPeriodSeconds": 15,
         "startupProbe": { "enabled": true, "failureThreshold": 600 },
         "statusPort": 15020,
-        "seccompProfile": {},
+        "seccompProfile": {"type": "RuntimeDefault"},
         "tracer": "none",
         "resources": {
             "requests": { "cpu": "100m", "memory": "128Mi" },

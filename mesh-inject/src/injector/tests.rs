@@ -40,6 +40,25 @@ fn native_layout_with_our_images() {
 }
 
 #[test]
+fn the_sidecar_passes_restricted_pod_security() {
+    let injected = inject(Settings::default(), &web()).unwrap();
+    let security = &pod::sidecar(&injected.pod).unwrap()["securityContext"];
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["privileged"], false);
+    assert_eq!(security["capabilities"], json!({"drop": ["ALL"]}));
+    assert_eq!(security["runAsNonRoot"], true);
+    assert_eq!(security["seccompProfile"], json!({"type": "RuntimeDefault"}));
+    let allowed = ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "projected", "secret"];
+    for volume in pod::list(&injected.pod, "volumes") {
+        let sources = volume.as_object().unwrap().keys().filter(|key| *key != "name");
+        assert!(sources.clone().all(|source| allowed.contains(&source.as_str())), "{volume}");
+    }
+    let values = json!({"global": {"proxy": {"seccompProfile": {}}}});
+    let injected = inject(Settings { values, ..Settings::default() }, &web()).unwrap();
+    assert!(pod::sidecar(&injected.pod).unwrap()["securityContext"].get("seccompProfile").is_none());
+}
+
+#[test]
 fn classic_layout_waits_and_orders() {
     let settings = || Settings { native_sidecars: NativeSidecars::Never, ..Settings::default() };
     let mut pod = web();
