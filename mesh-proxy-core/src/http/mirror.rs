@@ -167,6 +167,6 @@ impl HttpBody for Copied {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
