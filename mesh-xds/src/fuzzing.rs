@@ -155,7 +155,7 @@ mod tests {
     use proptest::test_runner::RngSeed;
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 500, rng_seed: RngSeed::Fixed(5), ..Default::default() })]
+        #![proptest_config(ProptestConfig { cases: 500, rng_seed: RngSeed::Fixed(5), failure_persistence: None, ..Default::default() })]
 
         #[test]
         fn arbitrary_bytes_are_harmless(data in prop::collection::vec(any::<u8>(), 0..400)) {

@@ -12,6 +12,8 @@ mod cache;
 #[cfg(feature = "server")]
 mod clients;
 mod config;
+#[cfg(feature = "server")]
+mod csds;
 mod delta;
 mod encoded;
 #[cfg(feature = "server")]
@@ -46,6 +48,7 @@ pub use stream::{Request, ServerStream, Variant};
 #[cfg(feature = "server")]
 pub mod services {
     //! The gRPC services one by one, for servers that want only some of them.
+    pub use super::csds::Csds;
     pub use super::grpc::{
         Ads, Clusters, DiscoveryService, Endpoints, Extensions, Listeners, Routes, Runtimes, Secrets,
         ServiceKind, VirtualHosts,

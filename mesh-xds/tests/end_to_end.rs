@@ -252,3 +252,34 @@ async fn an_unreachable_server_is_followed_by_the_next() {
     assert_eq!(connection.borrow().server.trim_end_matches('/'), running.uri);
     assert_eq!(Arc::new(client).resources().await.unwrap()[&TypeUrl::CLUSTER]["a"].version.len(), 16);
 }
+
+#[tokio::test]
+async fn clients_are_shown_by_csds() {
+    use mesh_xds::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
+    use mesh_xds::pb::envoy::service::status::v3::{ClientStatusRequest, ConfigStatus};
+
+    let cache = SnapshotCache::new();
+    cache.set("n", Snapshot::builder().add(&cluster("a", "1")).unwrap().build());
+    let running = serve(cache, AllowAny, 0).await;
+    let client = AdsClient::builder(node("n")).server(&running.uri).start().unwrap();
+    let mut clusters = client.watch::<Cluster>(Names::all());
+    let mut update = timeout(PATIENCE, clusters.next()).await.unwrap().unwrap();
+    update.reject("a", "not today");
+    update.accept();
+    until(&running.server, &TypeUrl::CLUSTER, |s| s.state() == SyncState::Error).await;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let service = running.server.client_status();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(async move {
+        tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+    });
+    let channel = tonic::transport::Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
+    let mut operator = ClientStatusDiscoveryServiceClient::new(channel);
+    let status = operator.fetch_client_status(ClientStatusRequest::default()).await.unwrap().into_inner();
+    let of_type = &status.config[0].generic_xds_configs[0];
+    assert_eq!(status.config[0].node.as_ref().unwrap().id, "n");
+    assert_eq!(of_type.config_status, i32::from(ConfigStatus::Error));
+    assert_eq!(of_type.error_state.as_ref().unwrap().details, "a: not today");
+}

@@ -312,7 +312,7 @@ fn s29_a_missing_resource_is_waited_for_as_long_as_was_said() {
 fn s30_time_to_live_and_one_answer_per_nonce() {
     let ttl = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     let mut client = Client::connected(Protocol::Delta);
-    let mut say = |client: &mut Client, nonce: &str, resource: Option<Any>, ttl| {
+    let say = |client: &mut Client, nonce: &str, resource: Option<Any>, ttl| {
         let wrapper =
             Wrapper { name: "a".to_owned(), version: "1".to_owned(), resource, ttl, ..Default::default() };
         let response = DeltaDiscoveryResponse {

@@ -99,38 +99,41 @@ impl ClientCore {
 /// The next request of one type: the first one of the stream, an answer, or a change of subscription.
 fn request(type_url: &TypeUrl, state: &mut TypeState, now: Duration) -> Option<DeltaDiscoveryRequest> {
     let mut request = DeltaDiscoveryRequest { type_url: type_url.as_str().to_owned(), ..Default::default() };
-    let Some(told) = &state.told else {
-        if state.wanted.is_empty() {
-            return None;
-        }
-        // Everything and nothing else is the legacy wildcard, which every server understands.
-        if !state.wanted.names.is_empty() {
-            request.resource_names_subscribe.extend(state.wanted.all.then(|| "*".to_owned()));
-            request.resource_names_subscribe.extend(state.wanted.names.iter().cloned());
-        }
-        let known = state.resources.iter().filter(|(_, r)| r.accepted_at.is_some());
-        request.initial_resource_versions = known.map(|(n, r)| (n.clone(), r.version.clone())).collect();
-        state.told = Some(state.wanted.clone());
-        state.touched = false;
-        state.again.clear();
-        state.requested(now);
-        return Some(request);
-    };
-
-    let (added, dropped) = if state.touched { changes(told, &state.wanted) } else { Default::default() };
-    state.touched = false;
-    let again = std::mem::take(&mut state.again);
-    let changed = !added.is_empty() || !dropped.is_empty() || !again.is_empty();
     let answer = state.answers.pop_front();
-    if !changed && answer.is_none() {
+    if state.told.is_some() && !state.touched && state.again.is_empty() && answer.is_none() {
         return None;
     }
-    request.resource_names_subscribe = added;
-    request.resource_names_subscribe.extend(again);
-    request.resource_names_unsubscribe = dropped;
+    let target = state.target();
+    let mut again = std::mem::take(&mut state.again);
+    let changed = match state.told.replace(target.clone()) {
+        None => {
+            if target.is_empty() {
+                state.told = None;
+                return None;
+            }
+            // Everything and nothing else is the legacy wildcard, which every server understands.
+            if !target.names.is_empty() {
+                request.resource_names_subscribe.extend(target.all.then(|| "*".to_owned()));
+                request.resource_names_subscribe.extend(target.names);
+            }
+            let known = state.resources.iter().filter(|(_, r)| r.accepted_at.is_some());
+            request.initial_resource_versions = known.map(|(n, r)| (n.clone(), r.version.clone())).collect();
+            state.touched = false;
+            true
+        }
+        Some(told) => {
+            again.retain(|name| told.names.contains(name) && target.names.contains(name));
+            let (added, dropped) = changes(&told, &target);
+            request.resource_names_subscribe = added;
+            request.resource_names_subscribe.extend(again);
+            request.resource_names_unsubscribe = dropped;
+            !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty()
+        }
+    };
     if changed {
-        state.told = Some(state.wanted.clone());
         state.requested(now);
+    } else if answer.is_none() {
+        return None;
     }
     if let Some(Answer { nonce, error }) = answer {
         request.response_nonce = nonce;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use prost::Message as _;
 
 use crate::client::state::Rejection;
+use crate::client::subscription::Names;
 use crate::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse, Resource};
 use crate::resource::{TypeUrl, peek_name};
 
@@ -125,19 +126,33 @@ fn request(type_url: &TypeUrl, state: &mut TypeState, now: Duration) -> Option<D
         return None;
     }
     let answer = state.answers.pop_front();
-    let changed =
-        first || (state.touched && state.told.as_ref() != Some(&state.wanted)) || !state.again.is_empty();
-    // While a response is undecided a request with its nonce would acknowledge it.
-    if answer.is_none() && (!changed || (!first && !state.pending.is_empty())) {
+    // While a response is undecided a request with its nonce would acknowledge it, and a server ignores requests with
+    // an older nonce: a change travels with the answer to the newest response, or after it.
+    let newest = first || (state.pending.is_empty() && state.answers.is_empty());
+    let asks = newest && (first || state.touched || !state.again.is_empty());
+    if !asks && answer.is_none() {
         return None;
     }
-    state.again.clear();
-    state.named_once |= !state.wanted.names.is_empty();
-    let star = (state.wanted.all && state.named_once).then(|| "*".to_owned());
+    let told = state.told.clone();
+    let mut target = if asks { state.target() } else { told.clone().unwrap_or_default() };
+    if told.as_ref().is_some_and(|t| t.all) && target.is_empty() && !state.named_once {
+        // An empty list would still be the legacy wildcard: it is made explicit first, and then left.
+        target = Names::all();
+        state.named_once = true;
+        state.touched = true;
+        state.lapsed.all = true;
+    }
+    let again = asks && !std::mem::take(&mut state.again).is_empty();
+    let changed = told.as_ref() != Some(&target) || again || (target.all && state.touched);
+    if !changed && answer.is_none() {
+        return None;
+    }
+    state.named_once |= !target.names.is_empty();
+    let star = (target.all && state.named_once).then(|| "*".to_owned());
     let mut request = DiscoveryRequest {
         type_url: type_url.as_str().to_owned(),
         version_info: state.version.clone(),
-        resource_names: star.into_iter().chain(state.wanted.names.iter().cloned()).collect(),
+        resource_names: star.into_iter().chain(target.names.iter().cloned()).collect(),
         response_nonce: state.nonce.clone(),
         ..Default::default()
     };
@@ -145,10 +160,12 @@ fn request(type_url: &TypeUrl, state: &mut TypeState, now: Duration) -> Option<D
         request.response_nonce = nonce;
         request.error_detail = error;
     }
+    if first {
+        state.touched = false;
+    }
     if changed {
-        state.told = Some(state.wanted.clone());
+        state.told = Some(target);
         state.requested(now);
     }
-    state.touched = false;
     Some(request)
 }

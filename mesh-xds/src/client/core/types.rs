@@ -44,6 +44,9 @@ pub(super) struct TypeState {
     pub(super) wanted: Names,
     /// What the server was told on this stream; `None` before the first request.
     pub(super) told: Option<Names>,
+    /// What was dropped since the last request. If it is wanted again by then, the server has to hear of both, for
+    /// the client has forgotten what it had.
+    pub(super) lapsed: Names,
     /// Names to subscribe to again although the server knows them.
     pub(super) again: BTreeSet<String>,
     pub(super) pending: VecDeque<Pending>,
@@ -65,6 +68,8 @@ impl TypeState {
         self.closing = false;
         self.touched = true;
         self.resources.retain(|name, _| names.contains(name));
+        self.lapsed.all |= self.wanted.all && !names.all;
+        self.lapsed.names.extend(self.wanted.names.difference(&names.names).cloned());
         for name in &names.names {
             self.resources.entry(name.clone()).or_default();
         }
@@ -84,6 +89,7 @@ impl TypeState {
         self.touched = true;
         if self.wanted.names.remove(name) && !self.wanted.all {
             self.resources.remove(name);
+            self.lapsed.names.insert(name.to_owned());
         }
         self.again.remove(name);
     }
@@ -93,11 +99,23 @@ impl TypeState {
         self.told = None;
         self.touched = true;
         self.named_once = false;
+        self.lapsed = Names::none();
         self.again.clear();
         self.pending.clear();
         self.answers.clear();
         self.nonce.clear();
         self.resources.values_mut().for_each(|r| r.requested_at = None);
+    }
+
+    /// What to ask for next: without what was dropped and is wanted again, which is asked for after that.
+    pub(super) fn target(&mut self) -> Names {
+        let lapsed = std::mem::take(&mut self.lapsed);
+        let Some(told) = &self.told else { return self.wanted.clone() };
+        let all = self.wanted.all && !(lapsed.all && told.all);
+        let back = |name: &String| lapsed.names.contains(name) && told.names.contains(name);
+        let names: BTreeSet<_> = self.wanted.names.iter().filter(|name| !back(name)).cloned().collect();
+        self.touched = all != self.wanted.all || names.len() != self.wanted.names.len();
+        Names { all, names }
     }
 
     /// Starts the clock of names that were asked for just now.

@@ -49,6 +49,8 @@ pub(super) struct TypeState {
     /// The wildcard's first answer is sent even when it is empty.
     answer_due: bool,
     resumed: bool,
+    /// What a client may still have that left the wildcard: responses were under way. If it comes back it is told.
+    left: BTreeSet<Arc<str>>,
 }
 
 /// What a comparison is made with.
@@ -89,12 +91,19 @@ impl TypeState {
         }
         self.wildcard = on;
         // Entering: everything is compared. Leaving: what is not subscribed by name is forgotten.
-        self.base = None;
+        let base = self.base.take();
         self.answer_due = on && !self.resumed;
         if on {
+            for name in std::mem::take(&mut self.left) {
+                self.entries.entry(name).or_insert(Entry { explicit: false, has: Has::Foreign });
+            }
             self.dirty.extend(self.entries.keys().cloned());
             return;
         }
+        let overrides =
+            self.entries.iter().filter(|(_, entry)| !entry.explicit).map(|(name, _)| name.clone());
+        let sent = base.iter().flat_map(|base| base.resources()).map(|r| r.name().clone());
+        self.left = overrides.chain(sent).collect();
         self.entries.retain(|_, entry| entry.explicit);
         let entries = &self.entries;
         self.dirty.extend(entries.keys().cloned());

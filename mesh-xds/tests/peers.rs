@@ -1,0 +1,35 @@
+//! Peers that nobody here wrote: a real Envoy and gRPC's own xDS client, served by our server.
+//!
+//! `envoy` is looked for in `MESH_ENVOY` and on the `PATH`, a Python with `grpcio` in `MESH_PYTHON` and as `python3`.
+//! A peer that is not there shows its trials as ignored; with `MESH_REQUIRE_PEERS=1` it is a failure.
+
+#[path = "peers/envoy.rs"]
+mod envoy;
+#[path = "peers/grpc.rs"]
+mod grpc;
+#[path = "peers/support.rs"]
+mod support;
+
+use std::path::PathBuf;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use support::{Peer, block_on};
+
+fn main() {
+    let required = std::env::var_os("MESH_REQUIRE_PEERS").is_some_and(|v| v == "1");
+    let trial = |name: &str, peer: &Peer, run: fn(PathBuf) -> Result<(), Failed>| {
+        let path = peer.path.clone();
+        let missing = format!("{} is not installed", peer.name);
+        let trial = Trial::test(name, move || run(path.ok_or(missing)?));
+        trial.with_ignored_flag(peer.path.is_none() && !required)
+    };
+    let (envoy, python) = (support::envoy(), support::python());
+    let trials = vec![
+        trial("envoy_follows_by_delta", &envoy, |path| block_on(envoy::follows(path, "DELTA_GRPC"))),
+        trial("envoy_follows_by_state_of_the_world", &envoy, |path| block_on(envoy::follows(path, "GRPC"))),
+        trial("envoy_config_dump_survives_json", &envoy, |path| block_on(envoy::config_dump(path))),
+        trial("grpc_calls_through_xds", &python, |path| block_on(grpc::calls(path))),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}

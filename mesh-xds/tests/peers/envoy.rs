@@ -1,0 +1,228 @@
+//! A real Envoy, bootstrapped on our server.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use libtest_mimic::Failed;
+use mesh_xds::TypeUrl;
+use mesh_xds::json::{Redaction, from_json, from_yaml, to_value};
+use mesh_xds::pb::envoy::admin::v3::ConfigDump;
+use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
+use mesh_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use mesh_xds::pb::envoy::config::listener::v3::Listener;
+use mesh_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use mesh_xds::server::{Snapshot, SnapshotBuilder, SnapshotCache, SyncState, TypeStatus};
+
+use crate::support::{Process, Server, backend, free_port, get, until};
+
+fn bootstrap(api_type: &str, xds_port: u16, admin_port: u16) -> String {
+    format!(
+        r#"
+node: {{ id: envoy, cluster: test }}
+admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin_port} }} }} }}
+dynamic_resources:
+  ads_config:
+    api_type: {api_type}
+    transport_api_version: V3
+    grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}]
+  cds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+  lds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+static_resources:
+  clusters:
+  - name: xds
+    type: STATIC
+    connect_timeout: 1s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment:
+      cluster_name: xds
+      endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {xds_port} }} }} }} }}] }}]
+"#
+    )
+}
+
+fn listener(port: u16) -> Result<Listener, Failed> {
+    Ok(from_yaml(&format!(
+        r#"
+name: web
+address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
+filter_chains:
+- filters:
+  - name: http
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+      stat_prefix: web
+      rds:
+        route_config_name: web
+        config_source: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+      http_filters:
+      - name: router
+        typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+"#
+    ))?)
+}
+
+fn cluster(name: &str, timeout: &str) -> Result<Cluster, Failed> {
+    Ok(from_yaml(&format!(
+        "{{ name: {name}, type: EDS, connect_timeout: {timeout}, eds_cluster_config: {{ eds_config: {{ ads: {{}}, \
+         resource_api_version: V3, initial_fetch_timeout: 0s }} }} }}"
+    ))?)
+}
+
+fn endpoints(name: &str, port: u16) -> Result<ClusterLoadAssignment, Failed> {
+    Ok(from_yaml(&format!(
+        "{{ cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: \
+         127.0.0.1, port_value: {port} }} }} }} }}] }}] }}"
+    ))?)
+}
+
+fn routes(cluster: &str) -> Result<RouteConfiguration, Failed> {
+    Ok(from_yaml(&format!(
+        "{{ name: web, virtual_hosts: [{{ name: all, domains: ['*'], routes: [{{ match: {{ prefix: / }}, route: {{ \
+         cluster: {cluster} }} }}] }}] }}"
+    ))?)
+}
+
+/// The whole configuration: one listener that leads to one cluster.
+fn mesh(web: u16, name: &str, port: u16) -> Result<SnapshotBuilder, Failed> {
+    let builder = Snapshot::builder().add(&listener(web)?)?.add(&routes(name)?)?;
+    Ok(builder.add(&cluster(name, "1s")?)?.add(&endpoints(name, port)?)?)
+}
+
+async fn says(port: u16, expected: &str) -> bool {
+    matches!(get(port, "/").await, Ok((200, body)) if body == expected)
+}
+
+fn status(server: &Server, type_url: &TypeUrl) -> Option<TypeStatus> {
+    server.ads.clients().last()?.types.get(type_url).cloned()
+}
+
+struct Running {
+    envoy: Process,
+    server: Server,
+    cache: SnapshotCache,
+    web: u16,
+    admin: u16,
+}
+
+async fn start(path: &std::path::Path, api_type: &str, one: u16) -> Result<Running, Failed> {
+    let (web, admin) = (free_port().await?, free_port().await?);
+    let cache = SnapshotCache::new();
+    cache.set("all", mesh(web, "one", one)?.build());
+    let server = Server::start(cache.clone(), 0).await?;
+    let config = bootstrap(api_type, server.port, admin);
+    let args = ["-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"];
+    let envoy = Process::start(path, &args, &[("envoy.yaml", &config)])?;
+    let running = Running { envoy, server, cache, web, admin };
+    let served = until("Envoy serves", || says(web, "one")).await;
+    served.map_err(|e| format!("{}\n{}", e.message().unwrap_or(""), running.envoy.output()))?;
+    Ok(running)
+}
+
+/// Serving, updates, a rejection that we see, and a restart of our server that no request notices.
+pub(crate) async fn follows(path: PathBuf, api_type: &str) -> Result<(), Failed> {
+    let (one, two, three) = (backend("one").await?, backend("two").await?, backend("three").await?);
+    let Running { envoy, server, cache, web, .. } = start(&path, api_type, one).await?;
+    let web_says = move |expected| move || says(web, expected);
+
+    // Endpoints move; then a new cluster replaces the old one. Under load, and no request fails.
+    let (stop, failed, done) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let load = tokio::spawn({
+        let (stop, failed, done) = (stop.clone(), failed.clone(), done.clone());
+        async move {
+            while !stop.load(Ordering::Relaxed) {
+                match get(web, "/").await {
+                    Ok((200, _)) => done.fetch_add(1, Ordering::Relaxed),
+                    _ => failed.fetch_add(1, Ordering::Relaxed),
+                };
+            }
+        }
+    });
+    cache.set("all", mesh(web, "one", two)?.build());
+    until("endpoints are followed", web_says("two")).await?;
+    cache.set("all", mesh(web, "new", three)?.build());
+    until("a new cluster is followed", web_says("three")).await?;
+    for type_url in [TypeUrl::CLUSTER, TypeUrl::ENDPOINTS, TypeUrl::LISTENER, TypeUrl::ROUTE] {
+        let synced = || async { status(&server, &type_url).is_some_and(|s| s.state() == SyncState::Synced) };
+        until(&format!("{} is synced", type_url.short()), synced).await?;
+    }
+
+    // A cluster that Envoy refuses: its words are on our side, everything else goes on.
+    cache.set("all", mesh(web, "new", three)?.add(&cluster("broken", "-1s")?)?.build());
+    let refused = || async {
+        status(&server, &TypeUrl::CLUSTER).is_some_and(|s| {
+            s.state() == SyncState::Error && s.error.is_some_and(|e| e.message.contains("broken"))
+        })
+    };
+    until("the rejection is seen with its text", refused).await?;
+    cache.set("all", mesh(web, "new", three)?.build());
+    until("the next version is accepted", || async {
+        status(&server, &TypeUrl::CLUSTER).is_some_and(|s| s.state() == SyncState::Synced)
+    })
+    .await?;
+
+    // Our server is killed, comes back with other content, and is followed again.
+    let port = server.port;
+    server.kill().await;
+    let before = done.load(Ordering::Relaxed);
+    until("requests go on without us", || async { done.load(Ordering::Relaxed) > before + 50 }).await?;
+    let server = Server::start(cache.clone(), port).await?;
+    until("Envoy comes back", || async { server.ads.client_count() == 1 }).await?;
+    cache.set("all", mesh(web, "new", one)?.build());
+    until("the new server is followed", web_says("one")).await?;
+    stop.store(true, Ordering::Relaxed);
+    load.await?;
+    let (failed, done) = (failed.load(Ordering::Relaxed), done.load(Ordering::Relaxed));
+    println!("{api_type}: {done} requests, {failed} failed");
+    if failed > 0 {
+        return Err(format!("{failed} of {} requests failed\n{}", done + failed, envoy.output()).into());
+    }
+    Ok(())
+}
+
+/// What Envoy says about itself reads into our types and prints again without loss.
+pub(crate) async fn config_dump(path: PathBuf) -> Result<(), Failed> {
+    let one = backend("one").await?;
+    let running = start(&path, "DELTA_GRPC", one).await?;
+    let (status, text) =
+        tokio::time::timeout(Duration::from_secs(10), get(running.admin, "/config_dump?include_eds"))
+            .await??;
+    if status != 200 {
+        return Err(format!("config_dump answers {status}").into());
+    }
+    let dump: ConfigDump = from_json(&text)?;
+    let (ours, theirs) =
+        (to_value(&dump, Redaction::Off)?, serde_json::from_str::<serde_json::Value>(&text)?);
+    if let Some(path) = difference("", &theirs, &ours) {
+        return Err(format!("our print differs at {path}").into());
+    }
+    println!("{} bytes of config_dump, {} sections", text.len(), dump.configs.len());
+    Ok(())
+}
+
+/// Where two JSON values differ; numbers that are equal may be written differently.
+fn difference(path: &str, theirs: &serde_json::Value, ours: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    match (theirs, ours) {
+        (Value::Object(a), Value::Object(b)) => {
+            let missing = b.keys().find(|k| !a.contains_key(*k)).map(|k| format!("{path}.{k} (only ours)"));
+            a.iter()
+                .find_map(|(k, v)| match b.get(k) {
+                    Some(w) => difference(&format!("{path}.{k}"), v, w),
+                    None => Some(format!("{path}.{k} (only theirs: {v})")),
+                })
+                .or(missing)
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().find_map(|(i, (v, w))| difference(&format!("{path}[{i}]"), v, w))
+        }
+        (Value::Number(a), Value::Number(b)) if a.as_f64() == b.as_f64() => None,
+        (a, b) if a == b => None,
+        (a, b) => Some(format!("{path}: {a} became {b}")),
+    }
+}
