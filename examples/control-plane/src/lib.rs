@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod files;
 pub mod model;
 pub mod resources;
 pub mod serve;

@@ -264,6 +264,9 @@ pub struct SidecarRule {
     pub spec: Arc<Sidecar>,
 }
 
+/// Service (by index), service port and workload port, by namespace and name of the workload.
+type ServedIndex = HashMap<(String, String), Vec<(usize, u16, u16)>>;
+
 /// One port that a workload serves for a service.
 #[derive(Debug, Clone, Copy)]
 pub struct Served<'m> {
@@ -296,7 +299,7 @@ pub struct Mesh {
     pub namespaces: BTreeSet<String>,
     by_host: HashMap<String, usize>,
     /// What each workload serves, oldest service first; endpoints without a workload are under their address.
-    served: HashMap<(String, String), Vec<(usize, u16, u16)>>,
+    served: ServedIndex,
     workloads: HashMap<(String, String), Arc<Workload>>,
 }
 

@@ -57,6 +57,8 @@ pub struct Object {
     pub origin: Origin,
     /// The kind's own content.
     pub spec: Spec,
+    /// The document's text.
+    pub text: Arc<str>,
     /// SHA-256 (first 16 bytes, hex) over the document's text: two objects of equal hash say the same.
     pub hash: String,
 }

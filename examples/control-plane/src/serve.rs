@@ -6,7 +6,6 @@
 mod access;
 mod debug;
 mod error;
-mod files;
 mod http;
 mod inject;
 mod monitor;
@@ -123,6 +122,7 @@ pub struct Addresses {
 pub struct ControlPlane {
     addresses: Addresses,
     ads: AdsServer,
+    plaintext: Option<AdsServer>,
     stopping: watch::Sender<bool>,
     servers: JoinSet<()>,
     background: JoinSet<()>,
@@ -153,8 +153,8 @@ impl ControlPlane {
         let store = Store::new(StoreConfig {
             config_dirs: config.config_dirs.clone(),
             status_dirs: config.status_dirs.clone(),
-            root_namespace: config.mesh.root_namespace.clone(),
             domain: config.mesh.domain.clone(),
+            last_good: Some(config.state_dir.join("last-good.json")),
         });
         let state = store::watch(store, POLL_INTERVAL).await;
 
@@ -203,12 +203,14 @@ impl ControlPlane {
                 tracing::error!(%error, "the xDS server ended");
             }
         });
+        let mut plaintext = None;
         if let Some(port) = config.plaintext_port {
             let listener = bind(IpAddr::V4(Ipv4Addr::LOCALHOST), port, "plaintext xDS").await?;
             addresses.plaintext = Some(local(&listener)?);
             // A server of its own: the same snapshots, nobody asked who he is.
             let open = access::Open::new(mesh.clone());
             let ads = AdsServer::with_observer(cache, open, server, observer);
+            plaintext = Some(ads.clone());
             let done = stopped(stop.clone());
             servers.spawn(async move {
                 let incoming = TcpListenerStream::new(listener);
@@ -236,7 +238,7 @@ impl ControlPlane {
             monitoring = %addresses.monitoring,
             "serving"
         );
-        Ok(Self { addresses, ads, stopping, servers, background })
+        Ok(Self { addresses, ads, plaintext, stopping, servers, background })
     }
 
     /// Where it listens.
@@ -254,6 +256,9 @@ impl ControlPlane {
     pub async fn stop(mut self) {
         self.stopping.send_replace(true);
         self.ads.shut_down();
+        if let Some(plaintext) = &self.plaintext {
+            plaintext.shut_down();
+        }
         let finish = async { while self.servers.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN_DEADLINE, finish).await.is_err() {
             tracing::warn!("connections were still open at the deadline");

@@ -4,6 +4,7 @@
 //! half-written. Every resource keeps its last good version while its newest one is bad; a policy that never was
 //! good fails closed; whatever is not applied is listed in [`State::rejected`].
 
+mod keep;
 mod ledger;
 mod references;
 mod scan;
@@ -15,12 +16,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keep::Keeper;
 use ledger::Ledger;
 use scan::Scanner;
 use tokio::sync::watch;
 
 /// How often directories are looked at. A change in a directory that people edit is applied when two looks agree.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Looking takes at most about one part in this many of a core, however many files there are.
+const MAX_SHARE: u32 = 20;
 
 /// What the store reads.
 #[derive(Debug, Clone)]
@@ -29,10 +34,10 @@ pub struct StoreConfig {
     pub config_dirs: Vec<PathBuf>,
     /// Directories with what an API server and kubelets would add.
     pub status_dirs: Vec<PathBuf>,
-    /// The namespace whose policies are mesh-wide.
-    pub root_namespace: String,
     /// DNS suffix of services, `cluster.local`.
     pub domain: String,
+    /// Where good versions that serve in place of bad ones are kept over a restart; nowhere if absent.
+    pub last_good: Option<PathBuf>,
 }
 
 /// The directories and everything known about them.
@@ -40,21 +45,29 @@ pub struct StoreConfig {
 pub struct Store {
     scanner: Scanner,
     ledger: Ledger,
+    keeper: Keeper,
 }
 
 impl Store {
-    /// A store that has read nothing yet.
+    /// A store that has read nothing yet but what an earlier process kept.
     pub fn new(config: StoreConfig) -> Self {
+        let keeper = Keeper::new(config.last_good);
         Self {
             scanner: Scanner::new(config.config_dirs, config.status_dirs),
-            ledger: Ledger::new(config.domain),
+            ledger: Ledger::new(config.domain, keeper.load()),
+            keeper,
         }
     }
 
     /// Looks at the directories once (blocking IO); the new state if anything changed. The first call always
     /// returns a state.
     pub fn poll(&mut self) -> Option<Arc<State>> {
-        self.scanner.scan().then(|| Arc::new(self.ledger.update(&self.scanner)))
+        if !self.scanner.scan() {
+            return None;
+        }
+        let state = self.ledger.update(&self.scanner);
+        self.keeper.keep(&state.kept);
+        Some(Arc::new(state))
     }
 }
 
@@ -68,17 +81,20 @@ pub async fn watch(mut store: Store, interval: Duration) -> watch::Receiver<Arc<
     report(&State::default(), &first);
     let (sender, receiver) = watch::channel(first);
     tokio::spawn(async move {
+        let mut pause = interval;
         loop {
-            tokio::time::sleep(interval).await;
+            tokio::time::sleep(pause).await;
             if sender.is_closed() {
                 return;
             }
+            let started = tokio::time::Instant::now();
             let (returned, state) = blocking(move || {
                 let state = store.poll();
                 (store, state)
             })
             .await;
             store = returned;
+            pause = interval.max(started.elapsed() * MAX_SHARE);
             if let Some(state) = state {
                 report(&sender.borrow(), &state);
                 sender.send_replace(state);

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    AccessRule, Age, Discovery, Endpoint, Mesh, MeshSettings, PeerPolicies, Protocol, RouteRule, Service,
-    ServicePort, SidecarRule, TrafficRule, Workload,
+    AccessRule, Age, Discovery, Endpoint, Mesh, MeshSettings, PeerPolicies, Protocol, RouteRule, ServedIndex,
+    Service, ServicePort, SidecarRule, TrafficRule, Workload,
 };
 use crate::resources::{
     self, EndpointSlice, IntOrString, Location, MtlsMode, Object, Resolution, ServiceEntry, Spec,
@@ -32,7 +32,7 @@ pub(super) fn build(state: &State, settings: MeshSettings) -> Mesh {
     for (index, service) in services.iter().enumerate() {
         by_host.entry(service.host.clone()).or_insert(index);
     }
-    let mut served: HashMap<(String, String), Vec<(usize, u16, u16)>> = HashMap::new();
+    let mut served = ServedIndex::new();
     for (index, service) in services.iter().enumerate() {
         for (port, endpoints) in &service.endpoints {
             for endpoint in endpoints {

@@ -37,7 +37,8 @@ impl Protocol {
             Some(app) => Self::parse(app).or_else(|| Self::of_name(name)),
             None => Self::of_name(name),
         };
-        known.unwrap_or(if SERVER_FIRST.contains(&port) { Self::Tcp } else { Self::Auto })
+        let detected = if SERVER_FIRST.contains(&port) { Self::Tcp } else { Self::Auto };
+        known.unwrap_or(detected)
     }
 
     fn of_name(name: &str) -> Option<Self> {

@@ -221,8 +221,8 @@ impl ResourceError {
         key: &ObjectKey,
         field: impl Into<String>,
         message: impl Into<String>,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             reason,
             file: origin.file.to_string(),
             line: origin.line,
@@ -231,7 +231,7 @@ impl ResourceError {
             name: key.name.clone(),
             field: field.into(),
             message: message.into(),
-        }
+        })
     }
 
     /// A stable label of low cardinality.

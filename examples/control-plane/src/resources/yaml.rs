@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 use super::meta::{Ignored, Kind, Metadata, ObjectKey, Origin, ResourceError};
 use super::{Object, Spec, validate};
 
-/// Most YAML nodes in one document: far above any real object, low enough to stop alias bombs early.
-const MAX_NODES: usize = 100_000;
+/// Most YAML nodes in one document: enough for a `List` of thousands of objects, low enough to stop alias bombs.
+const MAX_NODES: usize = 250_000;
 
 /// One document of a file.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub enum Outcome {
     /// Not applicable.
     Rejected {
         /// Why.
-        error: ResourceError,
+        error: Box<ResourceError>,
         /// What it claims to be.
         sniffed: Sniffed,
     },
@@ -259,6 +259,7 @@ fn identified(origin: &Origin, first_line: u64, text: &str, envelope: &Envelope)
                 meta,
                 origin: origin.clone(),
                 spec,
+                text: Arc::from(text),
                 hash: hash(text),
             })),
             Err((field, message)) => Outcome::Rejected {
@@ -334,8 +335,8 @@ impl Fault {
         first_line: u64,
         reason: &'static str,
         [kind, namespace, name]: &[String; 3],
-    ) -> ResourceError {
-        ResourceError {
+    ) -> Box<ResourceError> {
+        Box::new(ResourceError {
             reason,
             file: origin.file.to_string(),
             line: first_line + self.line.saturating_sub(1),
@@ -344,7 +345,7 @@ impl Fault {
             name: name.clone(),
             field: self.field,
             message: self.message,
-        }
+        })
     }
 }
 

@@ -12,8 +12,8 @@ use mesh_inject::WebhookOptions;
 use serde_json::{Value, json};
 
 use super::ServeError;
-use super::files::write_atomically;
 use super::push::MeshSource;
+use crate::files::write_atomically;
 use crate::model::MeshSettings;
 
 /// Pause before failed writes are tried again.

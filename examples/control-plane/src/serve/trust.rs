@@ -9,8 +9,8 @@ use std::time::Duration;
 use mesh_identity::ca::{Ca, CaPem, IssuancePolicy, RootOptions};
 use mesh_identity::{Identity, IdentityPublisher, TrustDomain, WallClock};
 
-use super::files::write_atomically;
 use super::{Config, ServeError};
+use crate::files::write_atomically;
 
 /// Pause before a failed renewal of the server certificate is tried again.
 const RETRY: Duration = Duration::from_secs(10);

@@ -24,6 +24,8 @@ pub struct State {
     pub ignored: Vec<String>,
     /// Policies that fail closed.
     pub fail_closed: Vec<FailClosed>,
+    /// Good versions that serve in place of a newer bad one.
+    pub kept: Vec<Arc<Object>>,
     /// Counts the changes of this process, from 1.
     pub generation: u64,
 }
@@ -33,7 +35,7 @@ pub struct State {
 pub struct Rejection {
     /// Why.
     #[serde(flatten)]
-    pub error: ResourceError,
+    pub error: Box<ResourceError>,
     /// What serves instead.
     pub effect: &'static str,
 }
@@ -78,14 +80,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(domain: String) -> Self {
-        Self {
-            domain,
-            config: BTreeMap::new(),
-            status: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            generation: 0,
-        }
+    /// With what an earlier process knew as good.
+    pub(super) fn new(domain: String, kept: Vec<Arc<Object>>) -> Self {
+        let known: BTreeMap<_, _> = kept.into_iter().map(|object| (object.key.clone(), object)).collect();
+        Self { domain, config: known.clone(), status: known.clone(), routes: known, generation: 0 }
     }
 
     pub(super) fn update(&mut self, scanner: &Scanner) -> State {
@@ -93,7 +91,7 @@ impl Ledger {
         let mut state = State { generation: self.generation, ..State::default() };
         for (path, message) in scanner.errors() {
             let origin = Origin { file: Arc::from(path.display().to_string()), line: 0 };
-            let error = ResourceError {
+            let error = Box::new(ResourceError {
                 reason: "unreadable",
                 file: origin.file.to_string(),
                 line: 0,
@@ -102,7 +100,7 @@ impl Ledger {
                 name: String::new(),
                 field: String::new(),
                 message: message.to_owned(),
-            };
+            });
             state.rejected.push(Rejection { error, effect: LAST_GOOD });
         }
         let (status, config): (Vec<_>, Vec<_>) = scanner.documents().partition(|(status, _)| *status);
@@ -140,6 +138,7 @@ impl Ledger {
             state.rejected.push(Rejection { error, effect });
             match last {
                 Some(last) => {
+                    state.kept.push(Arc::clone(&last));
                     good.insert(key.clone(), Arc::clone(&last));
                     objects.insert(key, last);
                 }
@@ -192,6 +191,7 @@ fn merge<'a>(
     let broken: BTreeSet<&Arc<str>> = nameless.iter().map(|(d, ..)| &d.origin.file).collect();
     for (key, object) in before {
         if broken.contains(&object.origin.file) && !claims.contains_key(key) {
+            state.kept.push(Arc::clone(object));
             good.insert(key.clone(), Arc::clone(object));
         }
     }
@@ -220,6 +220,7 @@ fn choose(
         Outcome::Rejected { error, sniffed } => {
             let effect = match last {
                 Some(last) => {
+                    state.kept.push(Arc::clone(last));
                     good.insert(key.clone(), Arc::clone(last));
                     LAST_GOOD
                 }
@@ -270,6 +271,7 @@ fn stand_in(sniffed: &Sniffed, origin: &Origin, number: usize, state: &mut State
         meta: crate::resources::Metadata::default(),
         origin: origin.clone(),
         spec,
+        text: Arc::from(""),
         hash: String::new(),
     };
     state.objects.insert(key, Arc::new(object));

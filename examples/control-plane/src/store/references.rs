@@ -59,7 +59,7 @@ impl Hosts {
         object: &Object,
         vs: &VirtualService,
         domain: &str,
-    ) -> Result<(), ResourceError> {
+    ) -> Result<(), Box<ResourceError>> {
         let namespace = &object.key.namespace;
         let unknown = |field: String, host: &str, full: &str| {
             let message = format!("host {host:?} ({full}) does not exist");

@@ -160,7 +160,7 @@ fn same_error(a: &Document, b: &Document) -> bool {
 
 fn unreadable(name: &Arc<str>, error: &io::Error) -> Document {
     let origin = Origin { file: Arc::clone(name), line: 1 };
-    let error = ResourceError {
+    let error = Box::new(ResourceError {
         reason: "unreadable",
         file: name.to_string(),
         line: 1,
@@ -169,7 +169,7 @@ fn unreadable(name: &Arc<str>, error: &io::Error) -> Document {
         name: String::new(),
         field: String::new(),
         message: error.to_string(),
-    };
+    });
     Document { origin, outcome: Outcome::Rejected { error, sniffed: Sniffed::default() } }
 }
 

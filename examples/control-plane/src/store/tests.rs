@@ -18,14 +18,22 @@ impl Fixture {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).expect("write");
         }
-        let mut store = Store::new(StoreConfig {
-            config_dirs: vec![dir.path().join("config")],
-            status_dirs: vec![dir.path().join("status")],
-            root_namespace: "istio-system".to_owned(),
-            domain: "cluster.local".to_owned(),
-        });
+        let mut store = Self::open(dir.path());
         let state = store.poll().expect("the first poll reports");
         (Self { dir, store }, state)
+    }
+
+    fn open(dir: &Path) -> Store {
+        Store::new(StoreConfig {
+            config_dirs: vec![dir.join("config")],
+            status_dirs: vec![dir.join("status")],
+            domain: "cluster.local".to_owned(),
+            last_good: Some(dir.join("last-good.json")),
+        })
+    }
+
+    fn restart(&mut self) {
+        self.store = Self::open(self.dir.path());
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -180,6 +188,21 @@ fn a_file_is_read_only_once_it_has_settled() {
     assert!(fixture.store.poll().is_none());
     let state = fixture.settle();
     assert_eq!((state.objects.len(), state.rejected.len()), (1, 0));
+}
+
+#[test]
+fn a_restart_takes_nothing_away() {
+    let (mut fixture, _) =
+        Fixture::new(&[("config/a.yaml", &service("a")), ("config/r.yaml", &route("a", "1s"))]);
+    fixture.write("config/r.yaml", &route("a", "soon"));
+    assert_eq!(timeout_of(&fixture.settle()), Some(1));
+    fixture.restart();
+    let state = fixture.store.poll().expect("the first poll reports");
+    assert_eq!((timeout_of(&state), state.rejected.len()), (Some(1), 1));
+    fs::remove_file(fixture.path("config/r.yaml")).expect("remove");
+    assert_eq!(timeout_of(&fixture.settle()), None, "what is deleted is gone");
+    fixture.restart();
+    assert_eq!(timeout_of(&fixture.store.poll().expect("the first poll reports")), None);
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(super) fn tcp_proxy_to(stat_prefix: &str, to: tcp::tcp_proxy::ClusterSpecifi
 pub(super) fn outbound(stat_prefix: String, route_config_name: String, grpc_web: bool) -> listener::Filter {
     let mut filters = Vec::new();
     if grpc_web {
-        filters.push(http_filter("envoy.filters.http.grpc_web", &GrpcWeb {}));
+        filters.push(grpc_web_filter());
     }
     filters.push(stats());
     filters.push(http_filter_any("istio.alpn", alpn_config()));
@@ -62,7 +62,7 @@ pub(super) fn inbound(
 ) -> listener::Filter {
     let mut filters = authorization;
     if grpc_web {
-        filters.push(http_filter("envoy.filters.http.grpc_web", &GrpcWeb {}));
+        filters.push(grpc_web_filter());
     }
     filters.push(stats());
     filters.extend(common());
@@ -115,6 +115,11 @@ fn common() -> [hcm::HttpFilter; 3] {
         http_filter("envoy.filters.http.cors", &Cors {}),
         http_filter("envoy.filters.http.router", &Router::default()),
     ]
+}
+
+/// Optional: a proxy without it serves everything but browsers' gRPC.
+fn grpc_web_filter() -> hcm::HttpFilter {
+    hcm::HttpFilter { is_optional: true, ..http_filter("envoy.filters.http.grpc_web", &GrpcWeb {}) }
 }
 
 fn stats() -> hcm::HttpFilter {

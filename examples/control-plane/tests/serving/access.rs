@@ -23,7 +23,7 @@ async fn strangers_and_impostors_are_refused() {
     {
         match fixture.certificate("client", token).await {
             Err(IstioCaError::Refused { status }) => {
-                assert_eq!(status.code(), Code::Unauthenticated, "{why}")
+                assert_eq!(status.code(), Code::Unauthenticated, "{why}");
             }
             other => panic!("{why}: {other:?}"),
         }

@@ -56,7 +56,7 @@ impl Context<'_, '_> {
             metadata: metadata([("istio".to_owned(), structure([("config", text(self.path()))]))].into()),
             ..pb::Route::default()
         };
-        if let Some(host) = self.service.map(|service| &service.host).or(self.rule.hosts.first()) {
+        if let Some(host) = self.service.map(|service| &service.host).or_else(|| self.rule.hosts.first()) {
             let operation = format!("{host}:{}/*", self.port);
             route.decorator = Some(pb::Decorator { operation, propagate: None });
         }
@@ -152,7 +152,8 @@ impl Context<'_, '_> {
     }
 
     fn mirrors(&self, http: &HttpRoute) -> Vec<route_action::RequestMirrorPolicy> {
-        let share = http.mirror_percentage.or(http.mirror_percent.map(|p| Percent { value: f64::from(p) }));
+        let share =
+            http.mirror_percentage.or_else(|| http.mirror_percent.map(|p| Percent { value: f64::from(p) }));
         let single = http.mirror.iter().map(|to| (to, share));
         let several = http.mirrors.iter().map(|mirror| (&mirror.destination, mirror.percentage));
         let policy = |(to, share): (&Destination, Option<Percent>)| route_action::RequestMirrorPolicy {
