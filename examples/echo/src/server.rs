@@ -127,6 +127,8 @@ async fn accept(listener: TcpListener, counters: Arc<Counters>, admin: bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
+        // A dual-stack socket sees IPv4 callers as mapped addresses; people know the plain ones.
+        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         let counters = Arc::clone(&counters);
         tokio::spawn(async move { connection(stream, remote, &counters, admin).await });
     }

@@ -36,6 +36,11 @@ impl NodeNetwork {
             .execute()
             .await
             .map_err(|error| network("create the bridge", &error))?;
+        // A router answers "unreachable" at once where an end host would swallow the packet: connections to services
+        // that nobody redirects fail quickly. Not essential, so a read-only /proc/sys is fine.
+        if let Err(error) = std::fs::write("/proc/sys/net/ipv4/ip_forward", "1") {
+            tracing::debug!(%error, "the node does not route");
+        }
         let bridge = index(&handle, BRIDGE).await?;
         address(&handle, bridge, NODE_IP).await?;
         Ok(Self { handle, bridge })

@@ -28,6 +28,11 @@ pub(super) async fn admin(pod: &Pod, path: &str) -> Result<Value> {
     pod.local(ADMIN, Call::get(path)).await?.json(&format!("{} {path}", pod.key))
 }
 
+/// The sidecar's clusters with their endpoints, as Envoy prints them.
+pub(super) async fn clusters(pod: &Pod) -> Result<String> {
+    Ok(pod.local(ADMIN, Call::get("/clusters")).await?.text())
+}
+
 /// Makes the sidecar fetch a new certificate; the serial numbers before and after.
 pub(super) async fn rotate(pod: &Pod) -> Result<(String, String)> {
     let url = format!("{} /certs/rotate", pod.key);
