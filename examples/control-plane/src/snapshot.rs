@@ -201,3 +201,67 @@ pub fn versions(snapshot: &Snapshot) -> BTreeMap<(String, String), String> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::MeshSettings;
+    use crate::model::tests::state;
+
+    fn mesh(pods: &str, rules: &str) -> Arc<Mesh> {
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: n}\nspec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80}]}\n";
+        Arc::new(Mesh::build(&state(&format!("{service}{pods}{rules}")), MeshSettings::default()))
+    }
+
+    fn pod(name: &str, account: &str, ready: bool) -> String {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: n, labels: {{app: web}}}}\nspec: {{serviceAccountName: {account}}}\nstatus: {{podIP: 10.0.0.{}, conditions: [{{type: Ready, status: '{}'}}]}}\n",
+            name.len(),
+            if ready { "True" } else { "False" }
+        )
+    }
+
+    const STRICT: &str = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: n}\nspec: {mtls: {mode: STRICT}}\n";
+
+    #[test]
+    fn only_what_changed_is_made_again() {
+        let proxy = Proxy { namespace: "n".to_owned(), name: "c".to_owned(), ..Proxy::default() };
+        let one = pod("a", "x", false);
+        let mut snapshots = Snapshots::new(mesh(&one, ""));
+        let before = versions(&snapshots.of(&proxy));
+        assert_eq!(snapshots.renew(mesh(&one, "")), PushKind::Nothing);
+        assert_eq!(snapshots.renew(mesh(&pod("a", "x", true), "")), PushKind::Endpoints);
+        let after = versions(&snapshots.of(&proxy));
+        let differing: Vec<_> =
+            after.iter().filter(|(name, version)| before.get(name) != Some(version)).collect();
+        assert_eq!(differing.len(), 1, "{differing:?}");
+        let same = [pod("a", "x", true), pod("bb", "x", true)].concat();
+        assert_eq!(snapshots.renew(mesh(&same, "")), PushKind::Endpoints);
+        assert_eq!(snapshots.renew(mesh("", "")), PushKind::Full, "the set of identities is in the clusters");
+        assert_eq!(snapshots.renew(mesh("", STRICT)), PushKind::Full);
+    }
+
+    #[test]
+    fn an_incremental_snapshot_equals_a_fresh_one() {
+        let proxy = Proxy { namespace: "n".to_owned(), name: "c".to_owned(), ..Proxy::default() };
+        let mut grown = Snapshots::new(mesh(&pod("a", "x", false), ""));
+        let _ = grown.of(&proxy);
+        let all = [pod("a", "x", true), pod("bb", "x", true)].concat();
+        grown.renew(mesh(&all, ""));
+        let mut fresh = Snapshots::new(mesh(&all, ""));
+        assert_eq!(versions(&grown.of(&proxy)), versions(&fresh.of(&proxy)));
+    }
+
+    #[test]
+    fn proxies_that_are_alike_share() {
+        let mut snapshots = Snapshots::new(mesh(&pod("a", "x", true), ""));
+        let proxy =
+            |name: &str| Proxy { namespace: "n".to_owned(), name: name.to_owned(), ..Proxy::default() };
+        let (one, two) = (snapshots.of(&proxy("c")), snapshots.of(&proxy("d")));
+        for (type_url, set) in one.types() {
+            assert!(two.get(type_url).is_some_and(|other| Arc::ptr_eq(set, other)), "{type_url:?}");
+        }
+        let server = snapshots.of(&proxy("a"));
+        assert_ne!(versions(&one), versions(&server), "the server's side differs");
+    }
+}

@@ -80,6 +80,10 @@ impl Drop for Fixture {
 
 impl Fixture {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         for sub in ["config", "status", "publish"] {
             fs::create_dir(dir.path().join(sub)).expect("mkdir");
@@ -98,7 +102,7 @@ impl Fixture {
         }
         let mesh = MeshSettings::default();
         let path = |sub: &str| dir.path().join(sub);
-        let config = Config {
+        let mut config = Config {
             config_dirs: vec![path("config")],
             status_dirs: vec![path("status")],
             publish_dir: Some(path("publish")),
@@ -119,6 +123,7 @@ impl Fixture {
             server_ttl: Duration::from_secs(3600),
             open_debug: false,
         };
+        change(&mut config);
         let mut this = Self { dir, signer, config, control: None, runtime: None };
         this.run().await;
         this

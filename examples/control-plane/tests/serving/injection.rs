@@ -1,5 +1,7 @@
 //! The webhook, its published configuration, and the monitoring port.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
@@ -21,7 +23,8 @@ async fn send(
     (status, answer.into_body().collect().await.expect("a body").to_bytes())
 }
 
-async fn review(fixture: &Fixture, body: Vec<u8>) -> (u16, Bytes) {
+/// Sends a review; status, body, and the certificate that the server showed.
+async fn review(fixture: &Fixture, body: Vec<u8>) -> (u16, Bytes, Vec<u8>) {
     let published = std::fs::read_to_string(
         fixture.path("publish/MutatingWebhookConfiguration.istio-sidecar-injector.yaml"),
     )
@@ -40,7 +43,10 @@ async fn review(fixture: &Fixture, body: Vec<u8>) -> (u16, Bytes) {
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body)))
         .expect("a request");
-    send(stream, request).await
+    let shown =
+        stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
+    let (status, body) = send(stream, request).await;
+    (status, body, shown.expect("a certificate"))
 }
 
 async fn get(fixture: &Fixture, path: &str) -> (u16, Bytes) {
@@ -49,10 +55,8 @@ async fn get(fixture: &Fixture, path: &str) -> (u16, Bytes) {
     send(tcp, request).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pods_are_injected_over_https() {
-    let fixture = Fixture::start().await;
-    let asked = json!({
+fn asked() -> Vec<u8> {
+    let review = json!({
         "apiVersion": "admission.k8s.io/v1",
         "kind": "AdmissionReview",
         "request": {
@@ -64,14 +68,20 @@ async fn pods_are_injected_over_https() {
             },
         },
     });
-    let (status, body) = review(&fixture, asked.to_string().into_bytes()).await;
+    review.to_string().into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_are_injected_over_https() {
+    let fixture = Fixture::start().await;
+    let (status, body, _) = review(&fixture, asked()).await;
     assert_eq!(status, 200);
     let answer: Value = serde_json::from_slice(&body).expect("JSON");
     assert_eq!(answer.pointer("/response/uid"), Some(&json!("42")));
     assert_eq!(answer.pointer("/response/allowed"), Some(&json!(true)));
     assert!(answer.pointer("/response/patch").is_some(), "{answer}");
 
-    let (status, _) = review(&fixture, vec![b' '; 7 << 20]).await;
+    let (status, ..) = review(&fixture, vec![b' '; 7 << 20]).await;
     assert_eq!(status, 413, "bodies are bounded");
     let root = std::fs::read_to_string(fixture.path("publish/ConfigMap.shop.istio-ca-root-cert.yaml"))
         .expect("published");
@@ -106,4 +116,21 @@ async fn monitoring_tells_what_is_wrong() {
     assert!(metrics.contains("mesh_control_rejected_resources 1"), "{metrics}");
     let (_, dump) = get(&fixture, "/debug/config_dump?proxyID=client.shop").await;
     assert!(String::from_utf8_lossy(&dump).contains("virtualInbound"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificate_rotates_without_a_failure() {
+    let fixture = Fixture::start_with(|config| config.server_ttl = Duration::from_secs(8)).await;
+    let (status, _, first) = review(&fixture, asked()).await;
+    assert_eq!(status, 200);
+    let deadline = tokio::time::Instant::now() + crate::fixture::DEADLINE;
+    loop {
+        // Every handshake and every request on the way succeeds.
+        let (status, _, shown) = review(&fixture, asked()).await;
+        assert_eq!(status, 200);
+        if shown != first {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "no new certificate");
+    }
 }
