@@ -11,6 +11,7 @@ pub mod original_dst;
 mod plan;
 pub mod routing;
 pub mod ruleset;
+pub mod sockets;
 pub mod text;
 pub mod trace;
 

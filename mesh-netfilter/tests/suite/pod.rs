@@ -149,8 +149,7 @@ fn listen(port: u16, transparent: bool) -> Result<(), String> {
         socket.set_only_v6(false)?;
         socket.set_reuse_address(true)?;
         if transparent {
-            socket.set_ip_transparent_v4(true)?;
-            socket.set_ip_transparent_v6(true)?;
+            mesh_netfilter::sockets::make_transparent(&socket)?;
         }
         socket.bind(&SocketAddr::new("::".parse().expect("an address"), port).into())?;
         socket.listen(1024)?;
