@@ -1,7 +1,7 @@
 //! The example of a custom proxy really works.
 
 #[path = "../examples/custom_proxy.rs"]
-#[allow(dead_code, reason = "its main is for people")]
+#[expect(dead_code, reason = "its main is for people")]
 mod custom_proxy;
 mod support;
 

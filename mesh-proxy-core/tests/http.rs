@@ -270,3 +270,38 @@ async fn a_replaced_listener_asks_its_clients_to_go() {
     assert_eq!(code(&get(front, "/").await), 200, "new connections are still served");
     assert_eq!(proxy.handle().shutdown(std::time::Duration::from_secs(5)).await, 0);
 }
+
+#[tokio::test]
+async fn a_websocket_is_joined_byte_by_byte() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = app.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = app.accept().await.unwrap();
+        let (head, _) = read_message(&mut stream, &mut Vec::new()).await.unwrap();
+        assert!(
+            head.contains("upgrade: websocket\r\n") && head.contains("connection: upgrade\r\n"),
+            "{head}"
+        );
+        let accepted =
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        stream.write_all(accepted.as_bytes()).await.unwrap();
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).await.unwrap();
+        bytes.reverse();
+        stream.write_all(&bytes).await.unwrap();
+    });
+    let proxy = Proxy::builder().on_current_runtime().build().unwrap();
+    proxy.handle().apply_cluster(cluster("app", [to])).unwrap();
+    let mut manager = manager(routes("r", vec![Route::forward("/", "app")]));
+    manager.upgrades = vec!["websocket".into()];
+    proxy.handle().apply_listener(listener("front", http(manager))).unwrap();
+    let mut client = Client::connect(proxy.handle().bound_addresses("front")[0]).await;
+    let asked = "GET /ws HTTP/1.1\r\nhost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let switched = client.send(asked).await;
+    assert_eq!(code(&switched), 101);
+    client.stream.write_all(b"hello").await.unwrap();
+    let mut back = [0; 5];
+    client.stream.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"olleh");
+}

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::{ClusterRuntime, outlier};
 use crate::{
-    config::{Cluster, Discovery, LoadAssignment},
+    config::{Cluster, Discovery, LoadAssignment, LocalityEndpoints},
     error::{ApplyError, ConfigError},
     proxy::{ClusterSnapshot, EndpointSnapshot},
     telemetry::Stats,
@@ -50,7 +50,11 @@ impl ClusterManager {
         let given = match &config.discovery {
             Discovery::Static(assignment) => Some(Arc::clone(assignment)),
             Discovery::Eds { service_name } => assignments.get(service_name).cloned(),
-            _ => None,
+            // What was resolved before serves until the names are resolved again.
+            Discovery::StrictDns { .. } | Discovery::LogicalDns { .. } => {
+                old.as_ref().filter(|old| old.config.discovery == config.discovery).map(|old| resolved(old))
+            }
+            Discovery::OriginalDst { .. } => None,
         };
         let cluster = Arc::new(ClusterRuntime::new(Arc::new(config), stats));
         if let Some(given) = given {
@@ -152,6 +156,13 @@ impl ClusterManager {
         }
         super::dns::serve(cluster, runtime);
     }
+}
+
+/// The endpoints that a DNS cluster has now.
+fn resolved(cluster: &ClusterRuntime) -> Arc<LoadAssignment> {
+    let endpoints = cluster.hosts().all.iter().map(|host| host.endpoint.clone()).collect();
+    let localities = vec![LocalityEndpoints { endpoints, ..LocalityEndpoints::default() }];
+    Arc::new(LoadAssignment { localities, ..LoadAssignment::new(&cluster.config.name, []) })
 }
 
 fn snapshot(host: &super::Host) -> EndpointSnapshot {
