@@ -71,7 +71,8 @@ impl ProxyConfig {
                     self.fields.insert(name, value.clone());
                 }
                 (_, value) => {
-                    self.fields.insert(name, value.clone());
+                    let duration = render::canonical_duration(&name, value).map(Value::String);
+                    self.fields.insert(name, duration.unwrap_or_else(|| value.clone()));
                 }
             }
         }
@@ -184,6 +185,8 @@ mod tests {
              \"holdApplicationUntilProxyStarts\":false}\n"
         );
         assert_eq!(text(&with(json!({"tracing":{}}))), "{\"tracing\":{}}\n");
+        assert_eq!(text(&with(json!({"drainDuration":"045.0s"}))), "{}\n");
+        assert_eq!(text(&with(json!({"drainDuration":"1.5s"}))), "{\"drainDuration\":\"1.500s\"}\n");
     }
 
     #[test]

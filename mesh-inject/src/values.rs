@@ -115,7 +115,7 @@ impl Values {
             tracer: text("/global/proxy/tracer")?,
             lifecycle: some("/global/proxy/lifecycle"),
             seccomp: some("/global/proxy/seccompProfile"),
-            resources: without_nulls(at("/global/proxy/resources")).unwrap_or(Value::Null),
+            resources: quantities(without_nulls(at("/global/proxy/resources")).unwrap_or(Value::Null)),
             init_image: or(text("/global/proxy_init/image")?, "proxyv2"),
             force_apply: flag("/global/proxy_init/forceApplyIptables")?,
             cni_enabled: flag("/pilot/cni/enabled")?,
@@ -126,6 +126,18 @@ impl Values {
             rewrite_probes: flag("/sidecarInjectorWebhook/rewriteAppHTTPProbe")?,
         })
     }
+}
+
+/// Quantities are text to Kubernetes' clients; in values they may be numbers.
+fn quantities(mut resources: Value) -> Value {
+    for group in ["limits", "requests"] {
+        for quantity in resources.get_mut(group).and_then(Value::as_object_mut).into_iter().flatten() {
+            if quantity.1.is_number() {
+                *quantity.1 = Value::String(quantity.1.to_string());
+            }
+        }
+    }
+    resources
 }
 
 /// Text of a scalar; absent and `null` are empty.

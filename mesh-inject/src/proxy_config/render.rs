@@ -45,6 +45,9 @@ const FIELDS: [&str; 34] = [
 /// Newer fields, after all others.
 const LATER: [&str; 3] = ["fileFlushInterval", "fileFlushMinSizeKb", "statsCompression"];
 
+const DURATIONS: [&str; 4] =
+    ["drainDuration", "terminationDrainDuration", "discoveryRefreshDelay", "fileFlushInterval"];
+
 /// Order of the fields of nested messages, by the name of the field that holds them.
 const NESTED: [(&str, &[&str]); 9] = [
     (
@@ -207,9 +210,7 @@ pub(super) fn problem(fields: &Map<String, Value>) -> Option<String> {
             }
             "discoveryAddress" | "zipkinAddress" | "statsdUdpAddress" => value.as_str().is_some_and(address),
             "customConfigFile" | "proxyBootstrapTemplatePath" | "meshId" => value.is_string(),
-            "drainDuration" | "terminationDrainDuration" | "discoveryRefreshDelay" | "fileFlushInterval" => {
-                value.as_str().is_some_and(duration)
-            }
+            name if DURATIONS.contains(&name) => value.as_str().is_some_and(duration),
             "proxyAdminPort" | "statusPort" => value
                 .as_i64()
                 .is_some_and(|port| (1..=65535).contains(&port) || (name == "statusPort" && port == 0)),
@@ -263,6 +264,23 @@ pub(super) fn problem(fields: &Map<String, Value>) -> Option<String> {
         }
     }
     None
+}
+
+/// A duration as the protocol's JSON writes it: no needless zeros, fractions of 3, 6 or 9 digits.
+pub(super) fn canonical_duration(name: &str, value: &Value) -> Option<String> {
+    let text = value.as_str().filter(|text| DURATIONS.contains(&name) && duration(text))?;
+    let seconds = text.strip_suffix('s').unwrap_or(text);
+    let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let mut fraction: String = fraction.trim_end_matches('0').chars().take(9).collect();
+    if fraction.is_empty() {
+        return Some(format!("{whole}s"));
+    }
+    while !fraction.len().is_multiple_of(3) {
+        fraction.push('0');
+    }
+    Some(format!("{whole}.{fraction}s"))
 }
 
 fn address(text: &str) -> bool {
