@@ -21,26 +21,27 @@ pub use self::core::{
     ServiceSpec,
 };
 pub use destination_rule::{
-    ConnectionPool, ConsistentHash, DestinationRule, HttpCookie, HttpPool, LoadBalancer, OutlierDetection,
-    PortTrafficPolicy, RetryBudget, SimpleLb, Subset, TcpKeepalive, TcpPool, TlsMode, TlsSettings,
-    TrafficPolicy, Warmup,
+    ConnectionPool, ConsistentHash, DestinationRule, HttpCookie, HttpPool, LoadBalancer, Maglev,
+    OutlierDetection, PortTrafficPolicy, RetryBudget, RingHash, SimpleLb, Subset, TcpKeepalive, TcpPool,
+    TlsMode, TlsSettings, TrafficPolicy, Warmup,
 };
 pub use meta::{Kind, Metadata, ObjectKey, Origin, ResourceError};
 pub(crate) use scalar::subset_of as scalar_subset;
 pub use scalar::{GoDuration, LabelSelector};
 pub use security::{
-    Action, AuthorizationPolicy, Condition as RuleCondition, From as RuleFrom, MtlsMode, Operation,
-    PeerAuthentication, Rule, Source, To as RuleTo,
+    Action, AuthorizationPolicy, Condition as RuleCondition, From as RuleFrom, Mtls, MtlsMode, Operation,
+    PeerAuthentication, Provider, Rule, Source, To as RuleTo,
 };
 pub use service_entry::{
     Location, Resolution, ServiceEntry, ServiceEntryPort, WorkloadEntry, WorkloadSelector,
 };
-pub use sidecar::{EgressListener, OutboundMode, Sidecar};
+pub use sidecar::{EgressListener, OutboundMode, OutboundTrafficPolicy, Sidecar};
 pub(crate) use validate::cidr as parse_cidr;
 pub use virtual_service::{
-    Abort, CorsPolicy, Delay, Destination, DirectResponse, Fault, HeaderOperations, Headers, HttpMatch,
-    HttpMirror, HttpRewrite, HttpRoute, L4Match, Percent, PortSelector, Redirect, RegexRewrite, Retry,
-    RouteDestination, StringMatch, TcpRoute, TlsMatch, TlsRoute, VirtualService, WeightedDestination,
+    Abort, CorsPolicy, Delay, Delegate, Destination, DirectBody, DirectResponse, Fault, HeaderOperations,
+    Headers, HttpMatch, HttpMirror, HttpRewrite, HttpRoute, L4Match, Percent, PortSelector, Redirect,
+    RegexRewrite, Retry, RouteDestination, StringMatch, TcpRoute, TlsMatch, TlsRoute, VirtualService,
+    WeightedDestination,
 };
 pub use yaml::{Document, Outcome, Sniffed, parse_documents};
 

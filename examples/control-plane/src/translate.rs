@@ -1,6 +1,6 @@
 //! From the mesh and one proxy to what that proxy is told: listeners, routes, clusters and endpoints in Istio's shapes.
 //!
-//! Pure functions. What many proxies share (everything outbound of one [`View`]) is computed and encoded once.
+//! Pure functions. What many proxies share (everything outbound of one view) is computed and encoded once.
 
 mod clusters;
 mod endpoints;

@@ -124,7 +124,6 @@ impl fmt::Display for ObjectKey {
 /// `metadata` as far as it matters here. Unknown keys are refused: a misspelt `label` selects nothing.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
 pub struct Metadata {
     /// The object's name.
     #[serde(default)]

@@ -130,7 +130,7 @@ struct EnvelopeMeta {
 /// The second pass for kinds with a `spec`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, bound = "S: DeserializeOwned")]
-#[allow(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
+#[expect(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
 struct WithSpec<S> {
     api_version: Ignored,
     kind: Ignored,
@@ -143,7 +143,7 @@ struct WithSpec<S> {
 /// A Pod: `status` matters.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
+#[expect(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
 struct PodDocument {
     api_version: Ignored,
     kind: Ignored,
@@ -157,7 +157,7 @@ struct PodDocument {
 /// Kinds whose content stands at the top level.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
+#[expect(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
 struct Flat {
     api_version: Ignored,
     kind: Ignored,
@@ -231,14 +231,12 @@ fn identified(origin: &Origin, first_line: u64, text: &str, envelope: &Envelope)
     } else {
         envelope.metadata.namespace.clone()
     };
-    let mut sniffed = Sniffed {
-        key: None,
-        kind: Some(kind),
-        namespace: Some(namespace.clone()),
-        selector: selector_of(text),
-    };
+    let mut sniffed =
+        Sniffed { key: None, kind: Some(kind), namespace: Some(namespace.clone()), selector: None };
+    // Only a policy that is rejected is asked what it would have selected.
+    let claimed = |sniffed: Sniffed| Sniffed { selector: selector_of(text), ..sniffed };
     if envelope.metadata.name.is_empty() {
-        return reject("schema", "metadata.name", "missing".to_owned(), sniffed);
+        return reject("schema", "metadata.name", "missing".to_owned(), claimed(sniffed));
     }
     let key = ObjectKey { kind, namespace, name: envelope.metadata.name.clone() };
     sniffed.key = Some(key.clone());
@@ -249,7 +247,7 @@ fn identified(origin: &Origin, first_line: u64, text: &str, envelope: &Envelope)
             "schema",
             "apiVersion",
             format!("unknown version {version:?}; known: {known}"),
-            sniffed,
+            claimed(sniffed),
         );
     }
     match typed(kind, text) {
@@ -265,12 +263,13 @@ fn identified(origin: &Origin, first_line: u64, text: &str, envelope: &Envelope)
             Err((field, message)) => Outcome::Rejected {
                 error: Fault { line: line_of(text, &field), field, message }
                     .into_error(origin, first_line, "value", &names),
-                sniffed,
+                sniffed: claimed(sniffed),
             },
         },
-        Err(fault) => {
-            Outcome::Rejected { error: fault.into_error(origin, first_line, "schema", &names), sniffed }
-        }
+        Err(fault) => Outcome::Rejected {
+            error: fault.into_error(origin, first_line, "schema", &names),
+            sniffed: claimed(sniffed),
+        },
     }
 }
 
@@ -308,7 +307,7 @@ fn optional_spec<S: DeserializeOwned + Default>(
 ) -> Result<(Metadata, Spec), Fault> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields, bound = "S: DeserializeOwned + Default")]
-    #[allow(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
+    #[expect(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
     struct Optional<S> {
         api_version: Ignored,
         kind: Ignored,
