@@ -38,12 +38,13 @@ struct Volume {
     around: u64,
     /// Requests per second.
     rate: u32,
-    /// Requests for each latency figure.
+    /// Requests for each latency figure, and the seconds after which fewer are enough.
     latency: u64,
+    latency_seconds: u64,
 }
 
-const FULL: Volume = Volume { requests: 1200, around: 60, rate: 500, latency: 2000 };
-const SHORT: Volume = Volume { requests: 600, around: 50, rate: 400, latency: 400 };
+const FULL: Volume = Volume { requests: 800, around: 60, rate: 400, latency: 1000, latency_seconds: 4 };
+const SHORT: Volume = Volume { requests: 500, around: 50, rate: 400, latency: 300, latency_seconds: 2 };
 
 /// Runs the demo in the lab's namespaces.
 pub(crate) async fn run(state: PathBuf, mut stop: Stop, args: DemoArgs) -> Result<ExitCode> {

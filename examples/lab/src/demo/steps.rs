@@ -352,8 +352,10 @@ impl<'a> Demo<'a> {
     async fn measure(&self, pod: &str, url: &str) -> Result<(u64, u64)> {
         let pod = self.pod(pod)?;
         let requests = self.volume.latency.to_string();
-        let argv =
-            ["mesh-echo", "load", "--json", "--url", url, "--concurrency", "1", "--requests", &requests];
+        let seconds = self.volume.latency_seconds.to_string();
+        let load = ["mesh-echo", "load", "--json", "--url", url, "--concurrency", "1"];
+        let bounds = ["--requests", &requests, "--max-seconds", &seconds];
+        let argv = [&load[..], &bounds[..]].concat();
         let output = pod.exec(pod.default_container(), &argv, Duration::from_secs(20)).await?;
         let report: Value = serde_json::from_str(output.stdout.trim()).map_err(|_| {
             LabError::process("mesh-echo load", format!("{}{}", output.stdout, output.stderr))
