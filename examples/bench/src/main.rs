@@ -50,10 +50,7 @@ fn end(result: anyhow::Result<()>) -> ExitCode {
 
 fn role(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     match args.next().as_deref().and_then(|a| a.to_str()) {
-        Some("mesh-sidecar") => {
-            let _ = args;
-            ExitCode::SUCCESS
-        }
+        Some("mesh-sidecar") => mesh_sidecar::run(args),
         other => {
             eprintln!("mesh-bench: no role {other:?}\n{USAGE}");
             ExitCode::from(2)

@@ -74,6 +74,7 @@ pub async fn run(agent: SharedAgent, client: AdsClient) {
     let mut configuration = client.configuration(move |candidate| accept(&judge, candidate));
     let mut references = References::default();
     let mut connection = client.connection();
+    let mut connected = false;
     loop {
         tokio::select! {
             changes = configuration.next() => {
@@ -93,11 +94,12 @@ pub async fn run(agent: SharedAgent, client: AdsClient) {
                 }
                 let state = connection.borrow_and_update().clone();
                 agent.handle.stats().gauge("control_plane.connected_state").set(i64::from(state.connected));
-                match &state.last_error {
-                    Some(error) if !state.connected => {
-                        tracing::warn!(reason = error.reason(), %error, "not connected to the control plane");
-                    }
-                    _ => tracing::info!(connected = state.connected, server = state.server, "control plane"),
+                if state.connected != connected {
+                    connected = state.connected;
+                    tracing::info!(connected, server = state.server, "control plane");
+                }
+                if let Some(error) = state.last_error.filter(|_| !state.connected) {
+                    tracing::warn!(reason = error.reason(), %error, "not connected to the control plane");
                 }
             }
         }
