@@ -1,7 +1,4 @@
-//! The init container: writes a pod's interception rules, verifies, cleans and explains them.
-//!
-//! It takes `istio-iptables`' flags and environment variables, so that it drops into existing pod templates.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod commands;
