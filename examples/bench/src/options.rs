@@ -96,7 +96,7 @@ impl Options {
                     scenarios = value.split(',').map(Scenario::parse).collect::<anyhow::Result<_>>()?;
                 }
                 "--only" => {
-                    only = Some(value.split(',').map(Peer::parse).collect::<anyhow::Result<Vec<_>>>()?)
+                    only = Some(value.split(',').map(Peer::parse).collect::<anyhow::Result<Vec<_>>>()?);
                 }
                 "--out" => out = Some(PathBuf::from(value)),
                 _ => bail!("unknown flag {flag}"),
