@@ -326,7 +326,7 @@ impl<'a> Demo<'a> {
     /// Waits until the client's sidecar knows `pod` as an endpoint of `cluster`.
     async fn until_known(&self, cluster: &str, pod: &str) -> Result<()> {
         let client = self.pod("client")?;
-        let line = format!("{cluster}::{}:9080::", self.pod(pod)?.place.ip);
+        let line = format!("{cluster}::{}:9080::health_flags::healthy", self.pod(pod)?.place.ip);
         until(&format!("the endpoint {pod} in the client's sidecar"), EDIT_LIMIT, || async {
             let known = facts::clusters(client).await?.contains(&line);
             Ok(known.then_some(()).ok_or_else(|| format!("no {line}")))
