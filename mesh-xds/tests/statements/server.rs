@@ -289,7 +289,7 @@ fn s19_types_on_one_stream_do_not_disturb_each_other() {
     assert_ne!(cds.nonce, lds.nonce);
     server.send(DiscoveryRequest {
         type_url: LDS.to_string(),
-        response_nonce: lds.nonce.clone(),
+        response_nonce: lds.nonce,
         error_detail: error("l: no"),
         ..Default::default()
     });
