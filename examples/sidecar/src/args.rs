@@ -1,7 +1,7 @@
 //! The command line: Istio agent's words and flags, and Envoy's `-c`.
 //!
 //! Injected pods carry `proxy sidecar --domain … --proxyLogLevel=…`; their hooks call `request` and `wait`. A flag that
-//! is not in [`ACCEPTED`] is refused by name, because a typing error that changes nothing is found too late.
+//! is not in `ACCEPTED` is refused by name, because a typing error that changes nothing is found too late.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
