@@ -67,6 +67,12 @@ pub(crate) async fn run(state: PathBuf, mut stop: Stop, args: DemoArgs) -> Resul
     let seconds = began.elapsed().as_secs_f64();
     report.seconds = seconds;
     report.promise("done in time", began.elapsed() <= LIMIT, format_args!("{seconds:.1} s"));
+    if matches!(outcome, Some(Err(_))) {
+        // The folder with the logs goes with the lab.
+        for pod in lab.kubelet.pods() {
+            eprintln!("{}:{}", pod.key, pod.last_lines());
+        }
+    }
     lab.kubelet.stop_all(GRACE).await;
     match outcome {
         None => {

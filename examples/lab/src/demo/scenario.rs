@@ -126,7 +126,7 @@ mod tests {
                 .iter()
                 .chain(&spec.containers)
                 .map(|container| {
-                    process::of("Pod", &spec, container, BTreeMap::new()).unwrap().argv.remove(0)
+                    process::of("Pod", &spec, container, BTreeMap::new()).unwrap().argv.remove(2)
                 })
                 .collect();
             assert_eq!(programs, ["mesh-init", "mesh-sidecar", "mesh-echo"]);

@@ -22,9 +22,9 @@ use crate::objects::Key;
 /// Time for pods to become ready.
 const PODS_LIMIT: Duration = Duration::from_secs(20);
 /// Time for an edit to take effect.
-const EDIT_LIMIT: Duration = Duration::from_secs(8);
+const EDIT_LIMIT: Duration = Duration::from_secs(15);
 /// Pause between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(25);
+const LOOK: Duration = Duration::from_millis(50);
 const REVIEWS_URL: &str = "http://reviews:9080/";
 const CLIENT_ID: &str = "spiffe://cluster.local/ns/shop/sa/client";
 const REVIEWS_ID: &str = "spiffe://cluster.local/ns/shop/sa/reviews";
@@ -159,7 +159,7 @@ impl<'a> Demo<'a> {
         load.start("edit").await?;
         self.scenario.split_evenly()?;
         until("the new weights in the client's sidecar", EDIT_LIMIT, || async {
-            let dump = facts::admin(&client, "/config_dump").await?;
+            let dump = facts::admin(&client, "/config_dump?resource=dynamic_route_configs").await?;
             let active = facts::has_weights(&dump, &[50, 50]);
             Ok(active.then_some(()).ok_or_else(|| String::from("still the old ones")))
         })
