@@ -40,6 +40,8 @@ struct TypeState {
     answer_due: bool,
     /// Removed clusters that are still said, until listeners and routes no longer use them.
     held: BTreeMap<Arc<str>, Arc<EncodedResource>>,
+    /// Names that are gone and will be said to be empty, once listeners and routes no longer use them.
+    held_names: BTreeSet<Arc<str>>,
 }
 
 impl SotwStream {
@@ -99,7 +101,7 @@ impl SotwStream {
         loop {
             let hold = !self.consumers_settled(&snapshot);
             for key in &keys {
-                let hold = hold && key.1 == TypeUrl::CLUSTER;
+                let hold = hold && key.0 <= TypeUrl::ENDPOINTS.push_rank();
                 if let Some(response) = self.evaluate(key, &snapshot, hold, now) {
                     return Some(response);
                 }
@@ -142,7 +144,7 @@ impl SotwStream {
         let (resources, touched) = if type_url.is_full_state() {
             state.evaluate_full(current, hold)?
         } else {
-            state.evaluate_partial(current, type_url, unknown)?
+            state.evaluate_partial(current, type_url, unknown, hold)?
         };
         self.nonces += 1;
         let nonce = format!("{:x}", self.nonces);
@@ -188,6 +190,7 @@ impl TypeState {
 
         let added: Vec<_> = wanted.iter().filter(|n| starts || !self.names.contains(*n)).cloned().collect();
         self.force.retain(|name| wanted.contains(name));
+        self.held_names.retain(|name| wanted.contains(name));
         self.names = wanted;
         self.active = self.wildcard || !self.names.is_empty();
         self.status.wildcard = self.wildcard;
@@ -277,14 +280,26 @@ impl TypeState {
         current: &Arc<TypeSnapshot>,
         type_url: &TypeUrl,
         unknown: UnknownNames,
+        hold: bool,
     ) -> Option<(Vec<Arc<EncodedResource>>, Vec<Arc<str>>)> {
         let mut names = std::mem::take(&mut self.force);
+        if !hold {
+            names.append(&mut self.held_names);
+        }
         match self.base.take() {
             Some(base) if Arc::ptr_eq(&base, current) => {}
             Some(base) => {
                 let diff = current.diff_from(&base);
-                let touched = diff.changed.iter().chain(&diff.removed).map(|r| r.name());
-                names.extend(touched.filter(|name| self.wants(name)).cloned());
+                let wanted = |list: &[Arc<EncodedResource>]| -> Vec<_> {
+                    list.iter().map(|r| r.name()).filter(|name| self.wants(name)).cloned().collect()
+                };
+                let (changed, removed) = (wanted(&diff.changed), wanted(&diff.removed));
+                for name in &changed {
+                    self.held_names.remove(name);
+                }
+                names.extend(changed);
+                let gone = if hold { &mut self.held_names } else { &mut names };
+                gone.extend(removed);
             }
             None if self.wildcard => names.extend(current.resources().iter().map(|r| r.name().clone())),
             None => {}

@@ -126,25 +126,37 @@ async fn start(path: &std::path::Path, api_type: &str, one: u16) -> Result<Runni
 /// Serving, updates, a rejection that we see, and a restart of our server that no request notices.
 pub(crate) async fn follows(path: PathBuf, api_type: &str) -> Result<(), Failed> {
     let (one, two, three) = (backend("one").await?, backend("two").await?, backend("three").await?);
-    let Running { envoy, server, cache, web, .. } = start(&path, api_type, one).await?;
+    let Running { envoy, server, cache, web, admin } = start(&path, api_type, one).await?;
     let web_says = move |expected| move || says(web, expected);
 
     // Endpoints move; then a new cluster replaces the old one. Under load, and no request fails.
-    let (stop, failed, done) =
-        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let load = tokio::spawn({
-        let (stop, failed, done) = (stop.clone(), failed.clone(), done.clone());
+        let (stop, done) = (stop.clone(), done.clone());
         async move {
+            let mut failed = Vec::new();
             while !stop.load(Ordering::Relaxed) {
+                let number = done.fetch_add(1, Ordering::Relaxed);
                 match get(web, "/").await {
-                    Ok((200, _)) => done.fetch_add(1, Ordering::Relaxed),
-                    _ => failed.fetch_add(1, Ordering::Relaxed),
-                };
+                    Ok((200, _)) => {}
+                    other => failed.push((number, other)),
+                }
             }
+            failed
         }
     });
     cache.set("all", mesh(web, "one", two)?.build());
+    let mut marks = Vec::new();
+    let mut mark = |what: &'static str| marks.push((what, done.load(Ordering::Relaxed)));
     until("endpoints are followed", web_says("two")).await?;
+    mark("endpoints");
+    // Envoy takes a route as soon as it comes, also to a cluster that still warms: the cluster goes ahead.
+    let both = mesh(web, "one", two)?.add(&cluster("new", "1s")?)?.add(&endpoints("new", three)?)?;
+    cache.set("all", both.build());
+    let warm =
+        || async { get(admin, "/clusters").await.is_ok_and(|(_, text)| text.contains("new::127.0.0.1")) };
+    until("the new cluster is warm", warm).await?;
+    mark("new cluster warm");
     cache.set("all", mesh(web, "new", three)?.build());
     until("a new cluster is followed", web_says("three")).await?;
     for type_url in [TypeUrl::CLUSTER, TypeUrl::ENDPOINTS, TypeUrl::LISTENER, TypeUrl::ROUTE] {
@@ -152,14 +164,17 @@ pub(crate) async fn follows(path: PathBuf, api_type: &str) -> Result<(), Failed>
         until(&format!("{} is synced", type_url.short()), synced).await?;
     }
 
+    mark("old cluster gone");
     // A cluster that Envoy refuses: its words are on our side, everything else goes on.
-    cache.set("all", mesh(web, "new", three)?.add(&cluster("broken", "-1s")?)?.build());
-    let refused = || async {
-        status(&server, &TypeUrl::CLUSTER).is_some_and(|s| {
-            s.state() == SyncState::Error && s.error.is_some_and(|e| e.message.contains("broken"))
-        })
-    };
-    until("the rejection is seen with its text", refused).await?;
+    let broken = "{ name: broken, type: STATIC, load_assignment: { cluster_name: broken, endpoints: [{ lb_endpoints: [{ \
+                  endpoint: { address: { socket_address: { address: not-an-ip, port_value: 1 } } } }] }] } }";
+    cache.set("all", mesh(web, "new", three)?.add(&from_yaml::<Cluster>(broken)?)?.build());
+    let nack = || status(&server, &TypeUrl::CLUSTER).filter(|s| s.state() == SyncState::Error)?.error;
+    until("the rejection is seen", || async { nack().is_some() }).await?;
+    let said = nack().map(|n| n.message).unwrap_or_default();
+    if !(said.contains("broken") && said.contains("not-an-ip")) {
+        return Err(format!("the rejection says {said:?}").into());
+    }
     cache.set("all", mesh(web, "new", three)?.build());
     until("the next version is accepted", || async {
         status(&server, &TypeUrl::CLUSTER).is_some_and(|s| s.state() == SyncState::Synced)
@@ -168,19 +183,28 @@ pub(crate) async fn follows(path: PathBuf, api_type: &str) -> Result<(), Failed>
 
     // Our server is killed, comes back with other content, and is followed again.
     let port = server.port;
-    server.kill().await;
+    mark("killed");
+    server.kill();
     let before = done.load(Ordering::Relaxed);
     until("requests go on without us", || async { done.load(Ordering::Relaxed) > before + 50 }).await?;
-    let server = Server::start(cache.clone(), port).await?;
+    // The port is free when the last connection of the old server is closed.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let server = loop {
+        match Server::start(cache.clone(), port).await {
+            Ok(server) => break server,
+            Err(error) if tokio::time::Instant::now() > deadline => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
     until("Envoy comes back", || async { server.ads.client_count() == 1 }).await?;
     cache.set("all", mesh(web, "new", one)?.build());
     until("the new server is followed", web_says("one")).await?;
+    mark("back");
     stop.store(true, Ordering::Relaxed);
-    load.await?;
-    let (failed, done) = (failed.load(Ordering::Relaxed), done.load(Ordering::Relaxed));
-    println!("{api_type}: {done} requests, {failed} failed");
-    if failed > 0 {
-        return Err(format!("{failed} of {} requests failed\n{}", done + failed, envoy.output()).into());
+    let failed = load.await?;
+    println!("{api_type}: {} requests, {} failed", done.load(Ordering::Relaxed), failed.len());
+    if !failed.is_empty() {
+        return Err(format!("requests failed: {failed:?} ({marks:?})\n{}", envoy.output()).into());
     }
     Ok(())
 }

@@ -149,11 +149,11 @@ pub(crate) async fn until<F: Future<Output = bool>>(
     Ok(())
 }
 
-/// Our server on a port.
+/// Our server on a port, on a runtime of its own so that it can be killed.
 pub(crate) struct Server {
     pub(crate) ads: AdsServer,
     pub(crate) port: u16,
-    task: tokio::task::JoinHandle<()>,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Server {
@@ -162,21 +162,30 @@ impl Server {
         config.group = Arc::new(|_| "all".to_owned());
         config.rules = StreamRules::default().with_empty_unknowns();
         let ads = AdsServer::new(cache, AllowAny, config);
-        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port))?;
+        listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let routes = ads.routes();
-        let task = tokio::spawn(async move {
+        runtime.spawn(async move {
+            let Ok(listener) = TcpListener::from_std(listener) else { return };
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
             let _ =
                 tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming).await;
         });
-        Ok(Self { ads, port, task })
+        Ok(Self { ads, port, runtime: Some(runtime) })
     }
 
-    /// Stops as a process that is killed does: connections break, nothing is said.
-    pub(crate) async fn kill(self) {
-        self.ads.shut_down();
-        self.task.abort();
-        let _ = self.task.await;
+    /// Ends as a process that is killed does: connections break, nothing is said.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }

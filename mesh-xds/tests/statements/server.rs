@@ -445,3 +445,38 @@ fn s23_without_other_changes_a_removal_leaves_at_once() {
     let response = server.next().unwrap();
     assert_eq!((names(&response), removed(&response)), (vec!["a"], vec!["b"]));
 }
+
+#[test]
+fn s23_endpoints_are_emptied_after_what_leads_to_them() {
+    let leads_to = |name: &str| {
+        let builder =
+            Snapshot::builder().add(&eds_cluster(name, "1")).unwrap().add(&endpoints(name, 1)).unwrap();
+        builder.add(&routes("r", name)).unwrap().build()
+    };
+    let rules = Arc::new(StreamRules::default().with_empty_unknowns());
+    let order = |said: &[mesh_xds::server::Response]| -> Vec<String> {
+        said.iter()
+            .map(|r| format!("{} {}{}", r.type_url.short(), names(r).join(","), removed(r).concat()))
+            .collect()
+    };
+    let mut server = Delta::with_rules(leads_to("old"), rules.clone());
+    server.subscribe(&CDS, &[]);
+    server.subscribe(&EDS, &["old"]);
+    server.subscribe(&RDS, &["r"]);
+    server.drain();
+    server.set(leads_to("new"));
+    assert_eq!(order(&server.drain()), ["CDS new", "RDS r", "CDS old", "EDS old"]);
+
+    let named = |t: &TypeUrl| match t.short() {
+        "EDS" => strings(&["old"]),
+        "RDS" => strings(&["r"]),
+        _ => Vec::new(),
+    };
+    let mut server = Sotw::with_rules(leads_to("old"), rules);
+    for (type_url, names) in [(&CDS, &[][..]), (&EDS, &["old"]), (&RDS, &["r"])] {
+        server.ask(type_url, names, "");
+    }
+    server.drain(&named);
+    server.set(leads_to("new"));
+    assert_eq!(order(&server.drain(&named)), ["CDS new,old", "RDS r", "CDS new", "EDS old"]);
+}

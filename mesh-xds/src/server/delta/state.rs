@@ -290,12 +290,19 @@ impl TypeState {
             UnknownNames::Empty if explicit => EncodedResource::empty(with.type_url, name).map(Arc::new),
             _ => None,
         };
-        let Some(resource) = with.current.get(name).cloned().or_else(empty) else {
-            let known = matches!(has, Has::Version(_) | Has::Foreign);
-            if known && with.hold_removals && !forced {
-                self.held.insert(name.clone());
-                self.remember(name, explicit, has);
-            } else if known || forced || (explicit && has == Has::Nothing) {
+        let real = with.current.get(name).cloned();
+        let gone = real.is_none();
+        let known = matches!(has, Has::Version(_) | Has::Foreign);
+        let said = real.or_else(empty);
+        let is_news = said.as_ref().is_none_or(|r| has != Has::Version(r.version()));
+        if gone && known && is_news && with.hold_removals && !forced {
+            // Something may still refer to it: neither its removal nor its emptiness is said yet.
+            self.held.insert(name.clone());
+            self.remember(name, explicit, has);
+            return 0;
+        }
+        let Some(resource) = said else {
+            if known || forced || (explicit && has == Has::Nothing) {
                 found.removed.push(name.clone());
                 self.heartbeats.remove(name);
                 self.remember_absent(name, explicit);
