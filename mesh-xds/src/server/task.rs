@@ -130,6 +130,10 @@ async fn exchange(
     let rate = shared.config.requests_per_second;
     let mut bucket = Bucket::new(rate, rate.saturating_mul(10), Instant::now());
     let mut read_again = Instant::now();
+    // Before further requests: names that a client asks for are then shared with the snapshot's.
+    if let Some(snapshot) = snapshots.borrow_and_update().clone() {
+        lock(stream).on_snapshot(snapshot);
+    }
     let end = shared.config.max_stream_age.map(|age| client.started + jittered(age, client.id));
     loop {
         let timer = write(client, stream, out);
