@@ -10,7 +10,7 @@ mod token_review;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use futures_util::future::BoxFuture;
 use rustls::pki_types::CertificateDer;
@@ -25,7 +25,7 @@ pub use self::{
 #[cfg(feature = "token-review")]
 pub use self::{https::KeySetUrl, token_review::TokenReviewVerifier};
 use crate::{
-    grpc::PeerInfo,
+    grpc::{ExpiredCertificate, PeerInfo},
     id::{SpiffeId, SpiffeIdError},
     jwt::JwtError,
     x509::X509Error,
@@ -39,12 +39,14 @@ pub struct CallerCredentials {
     pub bearer_token: Option<String>,
     /// The client certificate chain, leaf first, which the TLS handshake verified.
     pub verified_chain: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// A client certificate that was good once, but whose time was over at the handshake; then there is no chain.
+    pub expired_certificate: Option<Arc<ExpiredCertificate>>,
 }
 
 impl CallerCredentials {
     /// Only a token.
     pub fn from_token(token: impl Into<String>) -> Self {
-        Self { bearer_token: Some(token.into()), verified_chain: None }
+        Self { bearer_token: Some(token.into()), ..Self::default() }
     }
 
     /// What a gRPC request brought: its `authorization` metadata, and the client certificate when the connection came
@@ -60,8 +62,10 @@ impl CallerCredentials {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
         });
-        let verified_chain = extensions.get::<PeerInfo>().and_then(|peer| peer.chain.clone());
-        Self { bearer_token, verified_chain }
+        let peer = extensions.get::<PeerInfo>();
+        let verified_chain = peer.and_then(|peer| peer.chain.clone());
+        let expired_certificate = peer.and_then(|peer| peer.expired.clone());
+        Self { bearer_token, verified_chain, expired_certificate }
     }
 }
 
@@ -70,6 +74,7 @@ impl fmt::Debug for CallerCredentials {
         f.debug_struct("CallerCredentials")
             .field("bearer_token", &self.bearer_token.as_ref().map(|_| "redacted"))
             .field("verified_chain", &self.verified_chain.as_ref().map(|chain| chain.len()))
+            .field("expired_certificate", &self.expired_certificate)
             .finish()
     }
 }
@@ -221,6 +226,14 @@ pub enum AuthError {
         #[from]
         source: X509Error,
     },
+    /// The client certificate's time is over.
+    #[error("the client certificate of {id} expired at {} (RFC 5280 6.1.3)", utc(*not_after))]
+    CertificateExpired {
+        /// Whom it was for.
+        id: SpiffeId,
+        /// The last moment of its validity.
+        not_after: SystemTime,
+    },
     /// The caller's trust domain is not ours.
     #[error("{id} is of another trust domain")]
     ForeignTrustDomain {
@@ -247,16 +260,30 @@ impl AuthError {
             Self::Rejected { .. } => "rejected",
             Self::Identity { .. } => "identity",
             Self::Certificate { source } => source.reason(),
+            Self::CertificateExpired { .. } => "expired",
             Self::ForeignTrustDomain { .. } => "foreign_trust_domain",
             Self::Unavailable { .. } => "unavailable",
         }
     }
 
-    /// The gRPC status to answer with. It does not say which check failed.
+    /// The gRPC status to answer with. It does not say which check failed, except that a certificate expired: its
+    /// owner knows that anyway, and whoever operates it must learn it.
     pub fn to_status(&self) -> tonic::Status {
         match self {
             Self::Unavailable { .. } => tonic::Status::unavailable("credentials cannot be checked now"),
+            Self::CertificateExpired { not_after, .. } => tonic::Status::unauthenticated(format!(
+                "the client certificate expired at {}",
+                utc(*not_after)
+            )),
             _ => tonic::Status::unauthenticated("request authentication failed"),
         }
     }
+}
+
+/// A time as RFC 3339 writes it, in whole seconds.
+fn utc(time: SystemTime) -> String {
+    let time = time::OffsetDateTime::from(time);
+    let text =
+        time.replace_nanosecond(0).unwrap_or(time).format(&time::format_description::well_known::Rfc3339);
+    text.unwrap_or_else(|_| time.to_string())
 }

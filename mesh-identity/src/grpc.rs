@@ -11,5 +11,5 @@ mod tests;
 
 pub use self::{
     connect::{ConnectError, TlsConnector},
-    incoming::{Incoming, IncomingOptions, PeerInfo, TlsIo, tls_incoming},
+    incoming::{ExpiredCertificate, Incoming, IncomingOptions, IncomingTls, PeerInfo, TlsIo, tls_incoming},
 };

@@ -10,6 +10,7 @@ mod config;
 mod peer;
 mod provider;
 mod resolver;
+mod revocation;
 mod verifier;
 
 #[cfg(test)]
@@ -19,5 +20,6 @@ pub use self::{
     config::{ClientTls, ServerTls, TlsError, client_config, server_config},
     peer::{ConnectionFacts, peer_identity},
     provider::crypto_provider,
+    revocation::ClosedWhenRevoked,
 };
 pub(crate) use provider::signature_algorithms;

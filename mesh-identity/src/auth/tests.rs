@@ -102,7 +102,8 @@ async fn authenticators_are_asked_in_order_and_absence_is_no_refusal() {
         let domain = TrustDomain::parse(name).unwrap();
         let id = SpiffeId::workload(&domain, "shop", "web").unwrap();
         let chain = ca(&domain).issue_svid(&id, None).unwrap().chain().to_vec();
-        let credentials = CallerCredentials { verified_chain: Some(Arc::new(chain)), bearer_token: None };
+        let credentials =
+            CallerCredentials { verified_chain: Some(Arc::new(chain)), ..CallerCredentials::default() };
         let outcome = authenticators.authenticate(&credentials).await;
         assert_eq!(outcome.as_ref().map(|c| c.method).map_err(|e| e.reason()), expected);
     }

@@ -4,11 +4,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::Stream;
-use rustls::{ServerConfig, pki_types::CertificateDer};
+use rustls::{
+    ServerConfig, ServerConnection,
+    pki_types::{CertificateDer, UnixTime},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -18,7 +21,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
 
-use crate::x509::PeerIdentity;
+use crate::{id::SpiffeId, identity::Identity, tls::ClosedWhenRevoked, x509::PeerIdentity};
 
 /// How a listener treats handshakes.
 #[derive(Debug, Clone)]
@@ -40,9 +43,14 @@ impl Default for IncomingOptions {
 ///
 /// Handshakes run side by side, so that a slow peer delays nobody; a failed one is logged and dropped. Handlers find a
 /// [`PeerInfo`] in the request's extensions. Must be called within a tokio runtime. Dropping the stream stops accepting.
-pub fn tls_incoming(listener: TcpListener, config: Arc<ServerConfig>, options: IncomingOptions) -> Incoming {
+pub fn tls_incoming(
+    listener: TcpListener,
+    config: impl Into<IncomingTls>,
+    options: IncomingOptions,
+) -> Incoming {
     let (ready, connections) = mpsc::channel(64);
-    let acceptor = TlsAcceptor::from(config);
+    let tls = config.into();
+    let acceptor = TlsAcceptor::from(tls.config.clone());
     let handshakes = Arc::new(Semaphore::new(options.max_handshakes));
     let accepting = tokio::spawn(async move {
         loop {
@@ -56,14 +64,14 @@ pub fn tls_incoming(listener: TcpListener, config: Arc<ServerConfig>, options: I
                     continue;
                 }
             };
-            let (acceptor, ready) = (acceptor.clone(), ready.clone());
+            let (acceptor, ready, tls) = (acceptor.clone(), ready.clone(), tls.clone());
             tokio::spawn(async move {
                 let _slot = slot;
                 let _ = tcp.set_nodelay(true);
                 match tokio::time::timeout(options.handshake_timeout, acceptor.accept(tcp)).await {
                     Ok(Ok(stream)) => {
                         // The receiver is gone when the server stopped: drop the connection.
-                        let _ = ready.send(TlsIo { stream, address }).await;
+                        let _ = ready.send(tls.finish(stream, address)).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                     Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
@@ -94,18 +102,44 @@ impl Drop for Incoming {
     }
 }
 
+/// How [`tls_incoming`] does TLS: a plain rustls configuration, or what
+/// [`ServerTls::build_incoming`](crate::ServerTls::build_incoming) gives.
+#[derive(Debug, Clone)]
+pub struct IncomingTls {
+    config: Arc<ServerConfig>,
+    revocations: Option<Identity>,
+}
+
+impl IncomingTls {
+    pub(crate) fn new(config: Arc<ServerConfig>, revocations: Option<Identity>) -> Self {
+        Self { config, revocations }
+    }
+
+    /// Reads who the peer is by the configuration's clock, and watches for its revocation.
+    fn finish(&self, stream: TlsStream<TcpStream>, address: SocketAddr) -> TlsIo {
+        let peer = PeerInfo::of(stream.get_ref().1, address, self.config.time_provider.current_time());
+        let stream = match &self.revocations {
+            Some(identity) => {
+                let watched = peer.identity.as_deref().cloned();
+                ClosedWhenRevoked::new(stream, identity, watched)
+            }
+            None => ClosedWhenRevoked::unwatched(stream),
+        };
+        TlsIo { stream, peer }
+    }
+}
+
+impl From<Arc<ServerConfig>> for IncomingTls {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self::new(config, None)
+    }
+}
+
 /// A server's TLS connection, its handshake over.
 #[derive(Debug)]
 pub struct TlsIo {
-    stream: TlsStream<TcpStream>,
-    address: SocketAddr,
-}
-
-impl TlsIo {
-    /// The TLS stream.
-    pub fn into_inner(self) -> TlsStream<TcpStream> {
-        self.stream
-    }
+    stream: ClosedWhenRevoked<TlsStream<TcpStream>>,
+    peer: PeerInfo,
 }
 
 /// Who is at the other end of a connection: in the extensions of each request.
@@ -114,18 +148,48 @@ impl TlsIo {
 pub struct PeerInfo {
     /// The peer's address.
     pub address: SocketAddr,
-    /// The client certificate chain, leaf first, which the handshake verified; `None` when the client gave none.
+    /// The client certificate chain, leaf first, which the handshake verified; `None` when the client gave none, or
+    /// an expired one.
     pub chain: Option<Arc<Vec<CertificateDer<'static>>>>,
     /// The identity of that chain.
     pub identity: Option<Arc<PeerIdentity>>,
+    /// The certificate that the client gave was good once, but its time was over at the handshake: a reason to tell,
+    /// never an identity. See [`ServerTls::build_incoming`](crate::ServerTls::build_incoming).
+    pub expired: Option<Arc<ExpiredCertificate>>,
+}
+
+/// A client certificate whose time is over. The name is for the log: nobody vouches for it any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpiredCertificate {
+    /// The SPIFFE ID that it was for.
+    pub id: SpiffeId,
+    /// The last moment of its validity.
+    pub not_after: SystemTime,
+}
+
+impl PeerInfo {
+    fn of(connection: &ServerConnection, address: SocketAddr, now: Option<UnixTime>) -> Self {
+        let nobody = Self { address, chain: None, identity: None, expired: None };
+        let Some(chain) = connection.peer_certificates() else { return nobody };
+        let identity = PeerIdentity::of_verified_chain(chain).ok();
+        if let Some(PeerIdentity { id, not_after, .. }) = &identity {
+            // The same seconds that path validation compares. Without a time, nothing is known to be valid.
+            let last = not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            if now.is_none_or(|now| now.as_secs() > last) {
+                let expired = ExpiredCertificate { id: id.clone(), not_after: *not_after };
+                tracing::info!(%address, %id, reason = "expired", "client certificate refused");
+                return Self { expired: Some(Arc::new(expired)), ..nobody };
+            }
+        }
+        Self { chain: Some(Arc::new(chain.to_vec())), identity: identity.map(Arc::new), ..nobody }
+    }
 }
 
 impl Connected for TlsIo {
     type ConnectInfo = PeerInfo;
     fn connect_info(&self) -> PeerInfo {
-        let chain = self.stream.get_ref().1.peer_certificates().map(|chain| Arc::new(chain.to_vec()));
-        let identity = chain.as_ref().and_then(|chain| PeerIdentity::of_verified_chain(chain).ok());
-        PeerInfo { address: self.address, chain, identity: identity.map(Arc::new) }
+        self.peer.clone()
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     authorizer::Authorizer,
+    grpc::IncomingTls,
     id::TrustDomain,
     identity::Identity,
     x509::{CertificateFacts, X509Error, certificates_from_pem},
@@ -108,15 +109,43 @@ impl ServerTls {
     /// # Errors
     /// Only when the provider lacks what the versions need, which ours does not.
     pub fn build(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        self.build_with(false)
+    }
+
+    /// Builds the configuration for [`tls_incoming`](crate::grpc::tls_incoming), which can do more than a plain one:
+    ///
+    /// - With [`ServerTls::optional_client_certificate`], a client whose certificate is good in all but that its time
+    ///   is over completes the handshake and counts as a client *without* certificate; requests carry the reason
+    ///   ([`PeerInfo::expired`](crate::grpc::PeerInfo::expired)), so that a service answers with a status in place of
+    ///   a TLS alert. Certificates that are not yet valid, revoked, of another root or not authorized are refused as
+    ///   ever, and so is an expired one where a certificate is required.
+    /// - The connection of a client whose certificate is revoked is closed when the revocation list arrives.
+    ///
+    /// The result is no rustls configuration and gives none away: outside `tls_incoming` nobody would look at the
+    /// certificate's time.
+    ///
+    /// # Errors
+    /// As [`ServerTls::build`].
+    pub fn build_incoming(&self) -> Result<IncomingTls, TlsError> {
+        let answer_expired = matches!(self.client, ClientCertificate::Optional(_));
+        Ok(IncomingTls::new(self.build_with(answer_expired)?, Some(self.peers_trust().clone())))
+    }
+
+    /// The identity whose bundles peers are verified with.
+    fn peers_trust(&self) -> &Identity {
+        self.trust.as_ref().unwrap_or(&self.identity)
+    }
+
+    fn build_with(&self, answer_expired: bool) -> Result<Arc<ServerConfig>, TlsError> {
         let (authorizer, mandatory) = match &self.client {
             ClientCertificate::Required(authorizer) => (Some(authorizer), true),
             ClientCertificate::Optional(authorizer) => (Some(authorizer), false),
             ClientCertificate::NotAsked => (None, false),
         };
-        let identity = self.trust.as_ref().unwrap_or(&self.identity).clone();
         let verifier: Arc<dyn ClientCertVerifier> = match authorizer {
             Some(authorizer) => {
-                Arc::new(SpiffeVerifier { identity, authorizer: authorizer.clone(), mandatory })
+                let (identity, authorizer) = (self.peers_trust().clone(), authorizer.clone());
+                Arc::new(SpiffeVerifier { identity, authorizer, mandatory, answer_expired })
             }
             None => Arc::new(NoClientAuth),
         };
@@ -219,7 +248,10 @@ impl ClientTls {
             ServerCheck::Spiffe(identity, authorizer) => {
                 let (identity, authorizer) = (identity.clone(), authorizer.clone());
                 let clock = identity.clock().clone();
-                (Arc::new(SpiffeVerifier { identity, authorizer, mandatory: true }), clock)
+                (
+                    Arc::new(SpiffeVerifier { identity, authorizer, mandatory: true, answer_expired: false }),
+                    clock,
+                )
             }
             ServerCheck::Dns(anchors, clock) => {
                 (Arc::new(DnsVerifier { anchors: anchors.clone() }), clock.clone())

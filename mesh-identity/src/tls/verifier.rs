@@ -1,3 +1,5 @@
+use std::time::UNIX_EPOCH;
+
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -10,7 +12,7 @@ use super::signature_algorithms;
 use crate::{
     authorizer::Authorizer,
     identity::Identity,
-    x509::{PeerUsage, X509Error, verify_chain},
+    x509::{CertificateFacts, PeerUsage, X509Error, verify_chain},
 };
 
 /// Verifies the peer's X.509-SVID against the identity's bundles as they are at each handshake, then authorizes it.
@@ -19,6 +21,8 @@ pub(super) struct SpiffeVerifier {
     pub(super) identity: Identity,
     pub(super) authorizer: Authorizer,
     pub(super) mandatory: bool,
+    /// Lets a client certificate whose only fault is that its time is over complete the handshake.
+    pub(super) answer_expired: bool,
 }
 
 impl SpiffeVerifier {
@@ -28,10 +32,28 @@ impl SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         usage: PeerUsage,
         now: UnixTime,
-    ) -> Result<(), Error> {
+    ) -> Result<(), X509Error> {
         let bundles = self.identity.current().bundles.clone();
         let peer = verify_chain(leaf, intermediates, &bundles, usage, now)?;
-        Ok(self.authorizer.check(&peer)?)
+        self.authorizer.check(&peer)
+    }
+
+    /// Whether the leaf's time is over and everything else is good: verified once more as of its own last second,
+    /// with the roots, revocation lists and authorizer of now.
+    fn only_expired(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), X509Error> {
+        let facts = CertificateFacts::read(leaf)?;
+        let last = facts.not_after.duration_since(UNIX_EPOCH).map_err(|_| X509Error::Expired)?;
+        let last = UnixTime::since_unix_epoch(last);
+        // When the leaf still has time, it is a signing certificate that expired.
+        if last >= now {
+            return Err(X509Error::Expired);
+        }
+        self.verify(leaf, intermediates, PeerUsage::Client, last)
     }
 }
 
@@ -93,7 +115,12 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(end_entity, intermediates, PeerUsage::Client, now)?;
+        match self.verify(end_entity, intermediates, PeerUsage::Client, now) {
+            Err(X509Error::Expired) if self.answer_expired => {
+                self.only_expired(end_entity, intermediates, now)?;
+            }
+            outcome => outcome?,
+        }
         Ok(ClientCertVerified::assertion())
     }
 
