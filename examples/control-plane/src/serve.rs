@@ -191,8 +191,10 @@ impl ControlPlane {
         };
 
         let peers = mesh_identity::Authorizer::trust_domain(trust_domain);
-        let tls =
-            ServerTls::new(trust.identity(), peers).optional_client_certificate().alpn(["h2"]).build()?;
+        let tls = ServerTls::new(trust.identity(), peers)
+            .optional_client_certificate()
+            .alpn(["h2"])
+            .build_incoming()?;
         let certificates = IstioCaServer::new(trust.ca(), authenticators).into_service();
         let routes = ads.routes().add_service(certificates);
         let incoming = tls_incoming(xds, tls, IncomingOptions::default());

@@ -7,7 +7,8 @@ use mesh_xds::pb::envoy::{
 
 use crate::{
     bundle::TrustBundle,
-    x509::{Credential, X509Error, certificates_from_pem, private_key_from_pem},
+    id::TrustDomain,
+    x509::{Credential, X509Error, certificates_from_pem, crls_from_pem, private_key_from_pem},
 };
 
 /// A secret that holds roots (and revocation lists) only, under this name. Good for ADS.
@@ -41,12 +42,30 @@ pub(super) fn read_certificate(secret: &Secret) -> Result<Credential, SecretErro
     Ok(Credential::svid(certificates_from_pem(chain)?, private_key_from_pem(key)?)?)
 }
 
-/// Reads the PEM of the roots.
-pub(super) fn read_roots(secret: &Secret) -> Result<Vec<u8>, SecretError> {
+/// Roots and revocation lists of a secret that does not say which trust domain they are for.
+#[derive(Debug)]
+pub(super) struct RootSecret(TrustBundle);
+
+impl RootSecret {
+    pub(super) fn bundle(&self, trust_domain: TrustDomain) -> Result<TrustBundle, X509Error> {
+        let mut bundle = TrustBundle::new(trust_domain, self.0.roots().iter().cloned())?;
+        bundle.set_crls(self.0.crl_ders().iter().map(|der| der.to_vec()))?;
+        Ok(bundle)
+    }
+}
+
+/// Reads the roots, and the revocation lists when there are any.
+pub(super) fn read_roots(secret: &Secret) -> Result<RootSecret, SecretError> {
     let Some(Type::ValidationContext(context)) = &secret.r#type else {
         return Err(SecretError::Kind { name: secret.name.clone(), expected: "a validation context" });
     };
-    bytes(&secret.name, context.trusted_ca.as_ref()).map(<[u8]>::to_vec)
+    // Checked in full under a name that is nobody's, so that what is accepted makes a bundle for every name.
+    let nobody = TrustDomain::parse("invalid").map_err(X509Error::from)?;
+    let mut bundle = TrustBundle::from_pem(nobody, bytes(&secret.name, context.trusted_ca.as_ref())?)?;
+    if context.crl.is_some() {
+        bundle.set_crls(crls_from_pem(bytes(&secret.name, context.crl.as_ref())?)?)?;
+    }
+    Ok(RootSecret(bundle))
 }
 
 /// Only what is in the message itself: a server must not make us read files or environment variables.

@@ -1,9 +1,12 @@
 use std::{sync::Arc, time::Duration};
 
+use mesh_xds::client::Protocol;
+
 use super::*;
 use crate::{
     Ca, Identity, SpiffeId, TrustDomain, WallClock,
     ca::{IssuancePolicy, RootOptions},
+    x509::PeerIdentity,
 };
 
 fn new_ca() -> Ca {
@@ -16,7 +19,16 @@ fn own_uid(path: &std::path::Path) -> u32 {
 }
 
 #[tokio::test]
-async fn our_client_follows_our_server_and_keeps_what_it_has() {
+async fn our_client_follows_our_server_state_of_the_world() {
+    follows_and_keeps_what_it_has(Protocol::Sotw).await;
+}
+
+#[tokio::test]
+async fn our_client_follows_our_server_delta() {
+    follows_and_keeps_what_it_has(Protocol::Delta).await;
+}
+
+async fn follows_and_keeps_what_it_has(protocol: Protocol) {
     let ca = new_ca();
     let id = SpiffeId::parse("spiffe://td.example/web").unwrap();
     let (publisher, identity) = Identity::channel(WallClock::system());
@@ -33,7 +45,7 @@ async fn our_client_follows_our_server_and_keeps_what_it_has() {
         let (server, socket) = (server.clone(), socket.clone());
         async move { server.serve(socket).await }
     });
-    let source = SdsSource::spawn(&socket, "node", WallClock::system()).unwrap();
+    let source = SdsSource::spawn(&socket, "node", protocol, WallClock::system()).unwrap();
     let first = renew();
     let arrives = async |serial: &str| {
         let mut changes = source.identity().subscribe();
@@ -52,6 +64,12 @@ async fn our_client_follows_our_server_and_keeps_what_it_has() {
     while roots(source.identity()) != 2 {
         tokio::task::yield_now().await;
     }
+    let last = source.identity().current().credential.clone().unwrap();
+    let peer = PeerIdentity::of_verified_chain(last.chain()).unwrap();
+    ca.revoke([last.serial()]).unwrap();
+    publisher.publish_bundles(ca.bundle_set());
+    let told = tokio::time::timeout(Duration::from_secs(1), source.identity().revoked(&peer));
+    told.await.expect("revocation lists travel with the roots, within a second");
     serving.abort();
     tokio::task::yield_now().await;
     assert!(source.identity().is_ready(), "what came last is kept");
@@ -74,7 +92,7 @@ async fn another_user_gets_nothing() {
     }
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    let source = SdsSource::spawn(&socket, "node", WallClock::system()).unwrap();
+    let source = SdsSource::spawn(&socket, "node", Protocol::Delta, WallClock::system()).unwrap();
     let ready = tokio::time::timeout(Duration::from_millis(300), source.identity().ready());
     assert!(ready.await.is_err());
 }
@@ -87,6 +105,7 @@ fn secrets_for_ads_hold_no_key() {
     let secret = validation_secret(ROOT, &ca.bundle());
     let shown = format!("{:?}", prost::Message::encode_to_vec(&secret));
     assert!(!shown.contains("PRIVATE"));
-    assert_eq!(secrets::read_roots(&secret).unwrap(), ca.bundle().to_pem().as_bytes());
+    let read = secrets::read_roots(&secret).unwrap().bundle(ca.trust_domain().clone()).unwrap();
+    assert_eq!(read, ca.bundle());
     assert_eq!(secrets::read_certificate(&secret).unwrap_err().reason(), "kind");
 }

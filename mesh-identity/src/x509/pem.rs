@@ -1,6 +1,6 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::pki_types::{
-    CertificateDer, PrivateKeyDer,
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
     pem::{self, PemObject},
 };
 
@@ -20,6 +20,18 @@ pub fn certificates_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
             }
             Ok(certificate)
         })
+        .collect()
+}
+
+/// Reads every revocation list of a PEM text, DER, in order; other PEM sections are passed over. Whether the lists
+/// themselves are well formed shows in [`TrustBundle::set_crls`](crate::TrustBundle::set_crls).
+///
+/// # Errors
+/// Text over [`MAX_PEM_BYTES`], malformed PEM. No list at all gives an empty one.
+pub fn crls_from_pem(pem: &[u8]) -> Result<Vec<Vec<u8>>, X509Error> {
+    check_length(pem)?;
+    CertificateRevocationListDer::pem_slice_iter(pem)
+        .map(|crl| crl.map(|crl| crl.to_vec()).map_err(|e| malformed(&e)))
         .collect()
 }
 

@@ -1,6 +1,12 @@
 //! Who is refused, and how.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use mesh_identity::ca::{Ca, CaPem, IssuancePolicy};
 use mesh_identity::istio_ca::IstioCaError;
+use mesh_identity::{Identity, SpiffeId, TrustDomain, WallClock};
 use mesh_xds::client::AdsClient;
 use tonic::Code;
 
@@ -52,4 +58,32 @@ async fn the_ca_signs_for_the_caller_whatever_the_request_says() {
     let identity = fixture.certificate("admin", fixture.token("client", "istio-ca")).await.expect("an SVID");
     let id = identity.current().id().map(ToString::to_string);
     assert_eq!(id.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/client"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_is_answered_with_the_reason() {
+    let fixture = Fixture::start().await;
+    // The control plane's own CA, in the hands of a clock that then goes back by three hours.
+    let text = |name: &str| std::fs::read_to_string(fixture.path("state").join(name)).expect("the CA's file");
+    let pem = CaPem {
+        key: text("ca-key.pem").into(),
+        certificate: text("ca-cert.pem"),
+        chain: text("cert-chain.pem"),
+        roots: text("root-cert.pem"),
+    };
+    let back = Arc::new(AtomicU64::new(0));
+    let seconds = back.clone();
+    let clock =
+        WallClock::from_fn(move || SystemTime::now() - Duration::from_secs(seconds.load(Ordering::Relaxed)));
+    let domain = TrustDomain::parse("cluster.local").expect("a trust domain");
+    let ca = Ca::load(domain, &pem, IssuancePolicy::default(), clock.clone()).expect("the CA");
+    back.store(3 * 3600, Ordering::Relaxed);
+    let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/client").expect("an ID");
+    let old = ca.issue_svid(&id, Some(Duration::from_secs(3600))).expect("an SVID");
+    let identity = Identity::fixed(Some(old), ca.bundle_set(), clock);
+
+    let late = fixture.client("client", "client", Some(identity)).start().expect("a client");
+    let _configuration = late.configuration(accept);
+    let reason = refusal(&late).await;
+    assert!(reason.contains("Unauthenticated") && reason.contains("expired at"), "{reason}");
 }
