@@ -88,7 +88,7 @@ impl TrustBundle {
             return Ok(false);
         }
         if self.roots.len() >= MAX_ROOTS {
-            return Err(X509Error::ChainTooLong { count: self.roots.len() + 1 });
+            return Err(X509Error::TooManyRoots { count: self.roots.len() + 1 });
         }
         check_signer(&CertificateFacts::read(&root)?)?;
         let anchor = webpki::anchor_from_trusted_cert(&root)?.to_owned();
@@ -213,7 +213,7 @@ fn der_content(der: &[u8]) -> Option<&[u8]> {
 
 /// The bytes of a serial as DER has them: a zero byte first when the number would look negative.
 pub(crate) fn serial_bytes(hex: &str) -> Option<Vec<u8>> {
-    if !hex.len().is_multiple_of(2) || !hex.is_ascii() {
+    if hex.is_empty() || !hex.len().is_multiple_of(2) || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
     let mut bytes = (0..hex.len())

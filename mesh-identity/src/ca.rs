@@ -4,6 +4,7 @@
 //! request only the public key is used, after its signature proved possession of the private key.
 
 mod error;
+mod files;
 mod options;
 mod request;
 mod revocation;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 pub use self::{
     error::CaError,
+    files::{CaFiles, CaFilesError, CaFilesFollower, CaFilesStatus},
     options::{CaPem, IssuancePolicy, KeyKind, RootOptions},
     request::{CertificateRequest, MAX_CSR_BYTES, NewRequest, SigningRequest},
     revocation::Revocation,
@@ -114,7 +116,7 @@ impl Ca {
         Ok(Self { trust_domain, policy, clock, roots: Mutex::new(roots), bundle })
     }
 
-    /// Replaces the signer by another one from PEM, for example when files of a plugged-in CA changed. The former
+    /// Replaces the signer by another one from PEM; [`Ca::follow_files`] does it when files change. The former
     /// roots stay trusted beside the new ones until [`Ca::retire_root`], so nobody loses a connection.
     ///
     /// # Errors

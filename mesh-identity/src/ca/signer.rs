@@ -69,6 +69,9 @@ impl Signer {
         if clock.now() > facts.not_after {
             return Err(X509Error::Expired.into());
         }
+        if clock.now() < facts.not_before {
+            return Err(X509Error::NotYetValid.into());
+        }
         let mut roots = certificates_from_pem(pem.roots.as_bytes())?;
         if roots.is_empty() && facts.self_issued {
             roots.push(certificate.clone());

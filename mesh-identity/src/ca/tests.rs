@@ -215,6 +215,85 @@ fn a_plugged_in_signer_can_be_replaced_by_another() {
     assert!(verified(&ca, &sign(&ca, &csr(KeyKind::EcP256), None).unwrap()).is_ok());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_plugged_in_ca_follows_its_files_and_keeps_what_is_good() {
+    const INTERVAL: Duration = Duration::from_secs(5);
+    let directory = tempfile::tempdir().unwrap();
+    let files = CaFiles::in_directory(directory.path());
+    let write = |pem: &CaPem| {
+        std::fs::write(&files.key, pem.key.as_bytes()).unwrap();
+        std::fs::write(&files.certificate, &pem.certificate).unwrap();
+        std::fs::write(&files.chain, &pem.chain).unwrap();
+        std::fs::write(&files.roots, &pem.roots).unwrap();
+    };
+    let (one, two, three) = (CertifiedRoot::new(), CertifiedRoot::new(), CertifiedRoot::new());
+    let first = one.intermediate();
+    write(&first);
+    let loaded = files.read().await.unwrap();
+    let ca = Arc::new(Ca::load(domain(), &loaded, IssuancePolicy::default(), WallClock::system()).unwrap());
+    let follower = ca.follow_files(files.clone(), &loaded, INTERVAL);
+    let mut statuses = follower.watch_status();
+    let mut next = async || {
+        tokio::time::timeout(INTERVAL * 2, statuses.changed()).await.expect("a change of status").unwrap();
+        let status = statuses.borrow_and_update().clone();
+        (status.reloads, status.refusals, status.last_error.map(|error| error.reason()))
+    };
+    let signs_with = |pem: &CaPem| {
+        let issued = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+        assert!(verified(&ca, &issued).is_ok());
+        certificates_to_pem([&issued.chain[1]]) == pem.certificate.replace("\r\n", "\n")
+    };
+    tokio::time::sleep(INTERVAL * 3).await;
+    assert_eq!(follower.status().reloads, 0, "nothing changed");
+
+    let second = one.intermediate();
+    write(&second);
+    assert_eq!(next().await, (1, 0, None));
+    assert!(signs_with(&second));
+    assert_eq!(ca.root_rotation(), RootRotation::Stable);
+
+    // Half written: the new key beside the old certificate. Said once, tried again all the time.
+    let other_root = two.intermediate();
+    std::fs::write(&files.key, other_root.key.as_bytes()).unwrap();
+    assert_eq!(next().await, (1, 1, Some("key")));
+    tokio::time::sleep(INTERVAL * 10).await;
+    assert_eq!(follower.status().refusals, 1);
+    for (content, reason) in [
+        (Vec::new(), "malformed"),
+        (b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n".to_vec(), "malformed"),
+        (vec![0xff; 10], "pem"),
+        (vec![b'x'; 2 << 20], "too_large"),
+    ] {
+        std::fs::write(&files.certificate, content).unwrap();
+        assert_eq!(next().await.2, Some(reason));
+    }
+    std::fs::remove_file(&files.certificate).unwrap();
+    assert_eq!(next().await.2, Some("file"));
+    assert!(signs_with(&second), "bad files change nothing");
+    write(&second);
+    assert_eq!(next().await, (1, 6, None), "the files are again what is in use");
+
+    write(&other_root);
+    assert_eq!(next().await, (2, 6, None));
+    assert!(signs_with(&other_root));
+    assert_eq!((ca.root_rotation(), ca.bundle().roots().len()), (RootRotation::Activated, 2));
+
+    let last = three.intermediate();
+    write(&last);
+    assert_eq!(next().await, (2, 7, Some("rotation")), "both roots are still needed");
+    ca.retire_root().unwrap();
+    assert_eq!(next().await, (3, 7, None), "taken by itself once it can be");
+    assert!(signs_with(&last));
+}
+
+#[test]
+fn a_ca_whose_time_has_not_come_is_not_loaded() {
+    let pem = new_ca().to_pem();
+    let early = WallClock::from_fn(|| SystemTime::now() - HOUR);
+    let refused = Ca::load(domain(), &pem, IssuancePolicy::default(), early).unwrap_err();
+    assert_eq!(refused.reason(), "not_yet_valid");
+}
+
 struct CertifiedRoot(rcgen::CertifiedIssuer<'static, KeyPair>);
 
 impl CertifiedRoot {

@@ -27,6 +27,12 @@ pub enum X509Error {
         /// How many were given.
         count: usize,
     },
+    /// More roots than one trust domain may have.
+    #[error("{count} roots of one trust domain; at most {max} are accepted", max = crate::bundle::MAX_ROOTS)]
+    TooManyRoots {
+        /// How many there would be.
+        count: usize,
+    },
     /// One certificate is larger than is accepted.
     #[error("a certificate of {bytes} bytes; at most {max} are accepted", max = super::MAX_CERTIFICATE_BYTES)]
     CertificateTooLarge {
@@ -174,7 +180,9 @@ impl X509Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::PemTooLarge { .. } | Self::ChainTooLong { .. } => "too_large",
-            Self::CertificateTooLarge { .. } | Self::TooManySans { .. } => "too_large",
+            Self::CertificateTooLarge { .. } | Self::TooManySans { .. } | Self::TooManyRoots { .. } => {
+                "too_large"
+            }
             Self::Pem { .. } | Self::NoCertificate | Self::Der { .. } | Self::Time { .. } => "malformed",
             Self::NoUriSan | Self::ManyUriSans { .. } => "uri_san_count",
             Self::SpiffeId { .. } | Self::LeafWithoutPath { .. } => "spiffe_id",

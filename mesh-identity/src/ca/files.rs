@@ -1,0 +1,245 @@
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use aws_lc_rs::digest::{Context, Digest, SHA256};
+use tokio::{sync::watch, task::JoinHandle};
+use zeroize::Zeroizing;
+
+use super::{Ca, CaError, CaPem};
+use crate::x509::MAX_PEM_BYTES;
+
+/// The files of a plugged-in CA, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaFiles {
+    /// The signing key: PKCS#8, SEC1 or PKCS#1.
+    pub key: PathBuf,
+    /// The signing certificate.
+    pub certificate: PathBuf,
+    /// Intermediates above it; may be missing.
+    pub chain: PathBuf,
+    /// The roots to trust.
+    pub roots: PathBuf,
+}
+
+/// How following the files goes, as data for metrics and admin pages.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct CaFilesStatus {
+    /// How many changes of the files were taken over.
+    pub reloads: u64,
+    /// How many different changes were refused; the signer before them stays.
+    pub refusals: u64,
+    /// Why the files as they are now are not in use; `None` when they are.
+    pub last_error: Option<CaFilesError>,
+}
+
+/// Why the files of a plugged-in CA are not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaFilesError {
+    /// A file cannot be read.
+    #[error("{}: {detail}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        detail: String,
+    },
+    /// A file is larger than is read.
+    #[error("{} has {bytes} bytes; at most {max} are read", path.display(), max = MAX_PEM_BYTES)]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// A file is not text.
+    #[error("{} is not PEM: it is not text", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The files do not make a CA, or it cannot be taken over now.
+    #[error(transparent)]
+    Ca {
+        /// What is wrong.
+        #[from]
+        source: CaError,
+    },
+}
+
+impl CaFilesError {
+    /// A stable label of low cardinality, for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "file",
+            Self::TooLarge { .. } => "too_large",
+            Self::NotText { .. } => "pem",
+            Self::Ca { source } => source.reason(),
+        }
+    }
+}
+
+impl CaFiles {
+    /// The names of Istio's `cacerts` secret within a directory: `ca-key.pem`, `ca-cert.pem`, `cert-chain.pem`,
+    /// `root-cert.pem`.
+    pub fn in_directory(directory: impl AsRef<Path>) -> Self {
+        let file = |name: &str| directory.as_ref().join(name);
+        Self {
+            key: file("ca-key.pem"),
+            certificate: file("ca-cert.pem"),
+            chain: file("cert-chain.pem"),
+            roots: file("root-cert.pem"),
+        }
+    }
+
+    /// Reads the files. Whether they make a CA shows in [`Ca::load`].
+    ///
+    /// # Errors
+    /// A file that is missing (the chain may be), too large, or not text.
+    pub async fn read(&self) -> Result<CaPem, CaFilesError> {
+        let chain = match read(&self.chain).await {
+            Err(CaFilesError::Read { .. }) if is_missing(&self.chain).await => Zeroizing::default(),
+            outcome => outcome?,
+        };
+        Ok(CaPem {
+            key: read(&self.key).await?,
+            certificate: read(&self.certificate).await?.to_string(),
+            chain: chain.to_string(),
+            roots: read(&self.roots).await?.to_string(),
+        })
+    }
+}
+
+async fn is_missing(path: &Path) -> bool {
+    tokio::fs::metadata(path).await.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+async fn read(path: &Path) -> Result<Zeroizing<String>, CaFilesError> {
+    let failed = |e: io::Error| CaFilesError::Read { path: path.to_owned(), detail: e.to_string() };
+    let bytes = tokio::fs::metadata(path).await.map_err(failed)?.len();
+    if bytes > MAX_PEM_BYTES as u64 {
+        return Err(CaFilesError::TooLarge { path: path.to_owned(), bytes });
+    }
+    let content = Zeroizing::new(tokio::fs::read(path).await.map_err(failed)?);
+    let text = std::str::from_utf8(&content).map_err(|_| CaFilesError::NotText { path: path.to_owned() })?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// A task that takes over the signer of a plugged-in CA when its files change. Dropping it stops following.
+#[derive(Debug)]
+pub struct CaFilesFollower {
+    status: watch::Receiver<CaFilesStatus>,
+    task: JoinHandle<()>,
+}
+
+impl CaFilesFollower {
+    /// How following goes.
+    pub fn status(&self) -> CaFilesStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Follows how following goes.
+    pub fn watch_status(&self) -> watch::Receiver<CaFilesStatus> {
+        self.status.clone()
+    }
+}
+
+impl Drop for CaFilesFollower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Ca {
+    /// Reads `files` again every `interval`, and signs with what they hold as soon as they hold something new and
+    /// good ([`Ca::replace_signer`]). Files that are bad, half written or of a pair that does not fit leave the signer
+    /// as it is; they are tried again until they are good. `loaded` is what the CA was made of.
+    ///
+    /// Contents are compared, not times or inodes, so that files replaced by rename or through a symbolic link (as
+    /// kubelets do) are noticed. When the new signer stands under another root, both are trusted until
+    /// [`Ca::retire_root`]; until then a third root is refused with [`CaError::Rotation`].
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn follow_files(
+        self: &Arc<Self>,
+        files: CaFiles,
+        loaded: &CaPem,
+        interval: Duration,
+    ) -> CaFilesFollower {
+        let (status_out, status) = watch::channel(CaFilesStatus::default());
+        let following =
+            Following { ca: self.clone(), files, in_use: digest(loaded), refused: None, status: status_out };
+        let task = tokio::spawn(following.run(interval));
+        CaFilesFollower { status, task }
+    }
+}
+
+struct Following {
+    ca: Arc<Ca>,
+    files: CaFiles,
+    /// What the signer was made of; a digest, so that no second copy of the key stays in memory.
+    in_use: Digest,
+    /// What was refused last and reported.
+    refused: Option<CaFilesError>,
+    status: watch::Sender<CaFilesStatus>,
+}
+
+impl Following {
+    async fn run(mut self, interval: Duration) {
+        loop {
+            tokio::time::sleep(interval).await;
+            self.look().await;
+        }
+    }
+
+    async fn look(&mut self) {
+        let outcome = match self.files.read().await {
+            Ok(pem) => {
+                let found = digest(&pem);
+                if found.as_ref() == self.in_use.as_ref() {
+                    // Somebody put the files back as they were.
+                    self.refused = None;
+                    self.status.send_if_modified(|status| status.last_error.take().is_some());
+                    return;
+                }
+                self.ca.replace_signer(&pem).map(|()| found).map_err(CaFilesError::from)
+            }
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(found) => {
+                self.in_use = found;
+                self.refused = None;
+                tracing::info!(certificate = %self.files.certificate.display(), "signing with the new CA files");
+                self.status.send_modify(|status| {
+                    status.reloads += 1;
+                    status.last_error = None;
+                });
+            }
+            Err(error) if self.refused.as_ref() != Some(&error) => {
+                tracing::error!(reason = error.reason(), %error, "CA files not used, the former signer stays");
+                self.refused = Some(error.clone());
+                self.status.send_modify(|status| {
+                    status.refusals += 1;
+                    status.last_error = Some(error);
+                });
+            }
+            // Said already.
+            Err(_) => {}
+        }
+    }
+}
+
+fn digest(pem: &CaPem) -> Digest {
+    let mut context = Context::new(&SHA256);
+    for text in [pem.key.as_str(), &pem.certificate, &pem.chain, &pem.roots] {
+        context.update(&(text.len() as u64).to_be_bytes());
+        context.update(text.as_bytes());
+    }
+    context.finish()
+}
