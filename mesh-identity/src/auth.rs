@@ -15,6 +15,8 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use futures_util::future::BoxFuture;
 use rustls::pki_types::CertificateDer;
 
+#[cfg(feature = "token-review")]
+pub(crate) use self::token_review::judge as judge_token_review;
 pub use self::{
     certificate::ClientCertificateAuthenticator,
     service_account::{

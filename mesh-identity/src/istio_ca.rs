@@ -8,6 +8,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::client::chain_of;
 pub use self::{
     client::{BearerToken, IstioCaClient, IstioCaError, NoToken, TokenFile},
     fetcher::IstioCaFetcher,

@@ -11,6 +11,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::client::Secrets;
 pub use self::{
     client::SdsSource,
     secrets::{SecretError, validation_secret},

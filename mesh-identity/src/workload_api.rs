@@ -10,7 +10,9 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::client::split;
+#[cfg(test)]
+pub(crate) use self::client::message_of;
+pub(crate) use self::client::{read_message, split};
 pub use self::{
     client::{WorkloadApiClient, WorkloadApiError, WorkloadApiSource, X509Context, X509Contexts},
     server::{

@@ -59,10 +59,10 @@ impl TokenReviewVerifier {
             Ok(answer) => answer.map_err(unavailable)?,
             Err(_) => return Err(unavailable("no answer in time".to_owned())),
         };
-        self.judge(&answer)
+        judge(&answer, &self.audiences)
     }
 
-    async fn ask(&self, token: &str) -> Result<Value, String> {
+    async fn ask(&self, token: &str) -> Result<Vec<u8>, String> {
         let body = Zeroizing::new(
             json!({
                 "apiVersion": "authentication.k8s.io/v1",
@@ -75,38 +75,7 @@ impl TokenReviewVerifier {
             .header(header::CONTENT_TYPE, "application/json");
         let own = &*self.own_token;
         let body = body.as_bytes().to_vec();
-        let answer = exchange(&self.connector, &self.server, own, request, body, MAX_ANSWER_BYTES).await?;
-        serde_json::from_slice(&answer).map_err(|e| format!("the API server's answer: {e}"))
-    }
-
-    fn judge(&self, review: &Value) -> Result<ServiceAccountToken, AuthError> {
-        let status = &review["status"];
-        if status["authenticated"] != true {
-            let detail = status["error"].as_str().unwrap_or("not authenticated").chars().take(200).collect();
-            return Err(AuthError::Rejected { detail });
-        }
-        // A server that knows nothing of audiences leaves them out: it did not check them.
-        let texts = |value: &Value| -> Vec<String> {
-            value.as_array().into_iter().flatten().filter_map(|t| t.as_str().map(str::to_owned)).collect()
-        };
-        if !texts(&status["audiences"]).iter().any(|audience| self.audiences.contains(audience)) {
-            return Err(AuthError::Rejected { detail: "the audience was not confirmed".to_owned() });
-        }
-        let user = &status["user"];
-        let name = user["username"].as_str().unwrap_or_default();
-        if !texts(&user["groups"]).iter().any(|group| group == "system:serviceaccounts") {
-            return Err(AuthError::NotServiceAccount { subject: name.chars().take(128).collect() });
-        }
-        let extra = |key: &str| user["extra"][key][0].as_str().map(str::to_owned);
-        let pod_name = extra("authentication.kubernetes.io/pod-name");
-        let pod_uid = extra("authentication.kubernetes.io/pod-uid");
-        let mut account = ServiceAccountToken::from_user_name(name, None)?;
-        account.pod = pod_name.zip(pod_uid).map(|(name, uid)| BoundPod {
-            namespace: account.namespace.clone(),
-            name,
-            uid,
-        });
-        Ok(account)
+        exchange(&self.connector, &self.server, own, request, body, MAX_ANSWER_BYTES).await
     }
 }
 
@@ -123,6 +92,36 @@ impl fmt::Debug for TokenReviewVerifier {
             .field("audiences", &self.audiences)
             .finish_non_exhaustive()
     }
+}
+
+/// Reads a TokenReview's answer: whose token it was, if it is good for one of `audiences`.
+pub(crate) fn judge(answer: &[u8], audiences: &[String]) -> Result<ServiceAccountToken, AuthError> {
+    let review: Value = serde_json::from_slice(answer)
+        .map_err(|e| AuthError::Unavailable { detail: format!("the API server's answer: {e}") })?;
+    let status = &review["status"];
+    if status["authenticated"] != true {
+        let detail = status["error"].as_str().unwrap_or("not authenticated").chars().take(200).collect();
+        return Err(AuthError::Rejected { detail });
+    }
+    // A server that knows nothing of audiences leaves them out: it did not check them.
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|t| t.as_str().map(str::to_owned)).collect()
+    };
+    if !texts(&status["audiences"]).iter().any(|audience| audiences.contains(audience)) {
+        return Err(AuthError::Rejected { detail: "the audience was not confirmed".to_owned() });
+    }
+    let user = &status["user"];
+    let name = user["username"].as_str().unwrap_or_default();
+    if !texts(&user["groups"]).iter().any(|group| group == "system:serviceaccounts") {
+        return Err(AuthError::NotServiceAccount { subject: name.chars().take(128).collect() });
+    }
+    let extra = |key: &str| user["extra"][key][0].as_str().map(str::to_owned);
+    let pod_name = extra("authentication.kubernetes.io/pod-name");
+    let pod_uid = extra("authentication.kubernetes.io/pod-uid");
+    let mut account = ServiceAccountToken::from_user_name(name, None)?;
+    account.pod =
+        pod_name.zip(pod_uid).map(|(name, uid)| BoundPod { namespace: account.namespace.clone(), name, uid });
+    Ok(account)
 }
 
 #[cfg(test)]

@@ -175,7 +175,8 @@ fn is_transient(status: &Status) -> bool {
     )
 }
 
-fn chain_of(
+/// The certificates of an answer: leaf first, root last.
+pub(crate) fn chain_of(
     response: &IstioCertificateResponse,
 ) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, IstioCaError> {
     let mut chain = Vec::new();

@@ -85,14 +85,14 @@ impl Drop for SdsSource {
 
 /// What has come so far; published when both are there.
 #[derive(Debug, Default)]
-pub(super) struct Secrets {
+pub(crate) struct Secrets {
     credential: Option<Arc<Credential>>,
     roots: Option<RootSecret>,
 }
 
 impl Secrets {
     /// Takes the secrets that are good, and says what is wrong with the others.
-    pub(super) fn take(&mut self, received: &[Received]) -> Vec<Rejection> {
+    fn take(&mut self, received: &[Received]) -> Vec<Rejection> {
         let mut rejections = Vec::new();
         for one in received {
             if let Err(error) = self.take_one(&one.resource.value) {
@@ -104,7 +104,7 @@ impl Secrets {
     }
 
     /// Takes one secret if it is good; others than the two that were asked for are passed over.
-    pub(super) fn take_one(&mut self, message: &[u8]) -> Result<(), SecretError> {
+    pub(crate) fn take_one(&mut self, message: &[u8]) -> Result<(), SecretError> {
         let secret = Secret::decode(message).map_err(|e| SecretError::Malformed { detail: e.to_string() })?;
         match secret.name.as_str() {
             WORKLOAD => self.credential = Some(Arc::new(read_certificate(&secret)?)),

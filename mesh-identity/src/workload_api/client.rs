@@ -98,6 +98,26 @@ impl WorkloadApiClient {
         bundles.map(|(id, document)| Ok((trust_domain(&id)?, JwkSet::from_json(&document)?))).collect()
     }
 
+    /// Gets the X.509 roots by trust domain, as they are now, for a caller that only verifies others. The message does
+    /// not say whose the revocation lists are, so every bundle gets all of them; each counts for its issuer only.
+    ///
+    /// # Errors
+    /// The API cannot be reached, refused, or sent something malformed.
+    pub async fn x509_bundles(&self) -> Result<BundleSet, WorkloadApiError> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(pb::FETCH_X509_BUNDLES);
+        let codec = ProstCodec::<pb::Empty, pb::X509BundlesResponse>::default();
+        let mut stream = grpc.server_streaming(request(pb::Empty {}), path, codec).await?.into_inner();
+        let response = stream.message().await?.ok_or(WorkloadApiError::Ended)?;
+        let mut bundles = BundleSet::new();
+        for (id, ders) in &response.bundles {
+            let mut bundle = TrustBundle::new(trust_domain(id)?, split(ders, MAX_ROOTS)?)?;
+            bundle.set_crls(response.crl.iter().map(|der| der.to_vec()))?;
+            bundles.insert(bundle);
+        }
+        Ok(bundles)
+    }
+
     /// Has the API validate a JWT-SVID for an audience.
     ///
     /// # Errors
@@ -166,6 +186,27 @@ fn read_response(response: pb::X509SvidResponse) -> Result<X509Context, Workload
     let mut credentials = credentials.into_iter();
     let (credential, _) = credentials.next().ok_or(X509Error::NoCertificate)?;
     Ok(X509Context { credential, others: credentials.collect(), bundles })
+}
+
+/// The message that [`read_message`] reads, for one SVID.
+#[cfg(test)]
+pub(crate) fn message_of(svid: &Credential, bundle: &TrustBundle) -> Vec<u8> {
+    let joined =
+        |ders: &[CertificateDer<'static>]| ders.iter().flat_map(|der| der.to_vec()).collect::<Vec<u8>>();
+    let svid = pb::X509Svid {
+        spiffe_id: svid.id().map(ToString::to_string).unwrap_or_default(),
+        x509_svid: joined(svid.chain()).into(),
+        x509_svid_key: svid.key().secret_der().to_vec(),
+        bundle: joined(bundle.roots()).into(),
+        hint: String::new(),
+    };
+    prost::Message::encode_to_vec(&pb::X509SvidResponse { svids: vec![svid], ..Default::default() })
+}
+
+/// As [`X509Contexts::next`], from a message's bytes, for fuzzing.
+pub(crate) fn read_message(bytes: &[u8]) -> Result<X509Context, WorkloadApiError> {
+    let response = prost::Message::decode(bytes).map_err(|e| Status::internal(e.to_string()))?;
+    read_response(response)
 }
 
 /// Splits certificates that stand one after the other.

@@ -97,6 +97,7 @@ async fn revocation_lists_travel_with_the_bundle() {
     setup.renew();
     let context = setup.client.x509_contexts().await.unwrap().next().await.unwrap();
     assert_eq!(context.bundles.get("td.example").unwrap().crl_ders().len(), 1);
+    assert_eq!(setup.client.x509_bundles().await.unwrap(), setup.ca.bundle_set());
 }
 
 #[tokio::test]
