@@ -154,7 +154,8 @@ impl Ca {
         self.bundle.subscribe()
     }
 
-    /// Key, certificate, chain and roots as PEM, to be stored with mode 0600 and loaded by [`Ca::load`].
+    /// Key, certificate, chain and roots as PEM, to be stored with mode 0600 and loaded by [`Ca::load`]. Without what was
+    /// revoked: see [`Ca::revoked_serials`].
     pub fn to_pem(&self) -> CaPem {
         let roots = self.lock();
         roots.signer().to_pem(&roots.trusted())

@@ -266,13 +266,23 @@ fn uri_name_constraints_are_refused_and_never_ignored() {
     der.extend([0x30, 2 + name.len() as u8, 0x86, name.len() as u8]);
     der.extend(name);
     let mut params = signer("constrained");
-    params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 30], der));
+    let constraints = CustomExtension::from_oid_content(&[2, 5, 29, 30], der);
+    params.custom_extensions.push(constraints.clone());
     let constrained = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let facts = CertificateFacts::read(constrained.der()).unwrap();
     assert_eq!(check_signer(&facts), Err(X509Error::UriNameConstraints));
     let domain = TrustDomain::parse("td.example").unwrap();
     let refused = TrustBundle::new(domain, [constrained.der().clone()]).unwrap_err();
     assert_eq!(refused, X509Error::UriNameConstraints);
+
+    // An intermediate as well, though the leaf's name lies within what it permits.
+    let root = Root::new("root");
+    let mut params = signer("intermediate");
+    params.custom_extensions.push(constraints);
+    let intermediate = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root.0).unwrap();
+    let leaf = leaf().signed_by(&KeyPair::generate().unwrap(), &intermediate).unwrap();
+    let chain = [leaf.der().clone(), intermediate.der().clone()];
+    assert_eq!(verify(&chain, &root.bundles()), Err(X509Error::UriNameConstraints));
 }
 
 #[test]

@@ -30,9 +30,15 @@ impl Revocation {
 }
 
 impl Ca {
+    /// The serial numbers of all that was revoked. [`Ca::to_pem`] does not hold them: whoever stores a CA stores these
+    /// beside it and gives them to [`Ca::revoke`] after [`Ca::load`].
+    pub fn revoked_serials(&self) -> Vec<String> {
+        self.lock().revocation.revoked.iter().map(|(serial, _)| serial.clone()).collect()
+    }
+
     /// Revokes certificates by serial number (hexadecimal digits), whichever of the CA's signers made them, and
-    /// publishes the new lists in the bundle. Those who follow the bundle then refuse the certificates, and close connections of live peers
-    /// (see [`Identity::revoked`](crate::Identity::revoked)).
+    /// publishes the new lists in the bundle. Those who follow the bundle then refuse the certificates, and close
+    /// connections of live peers (see [`ClosedWhenRevoked`](crate::tls::ClosedWhenRevoked)).
     ///
     /// # Errors
     /// A serial that is not hexadecimal, or signing failed.

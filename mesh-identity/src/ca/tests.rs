@@ -370,7 +370,12 @@ fn revoked_certificates_are_refused_and_others_are_not() {
         "a list holds all that was revoked before"
     );
     assert_eq!(verified(&ca, &good).unwrap_err(), X509Error::Revoked);
-    assert!(ca.revoke(["not hexadecimal"]).is_err());
+    for bad in ["not hexadecimal", "", "abc", "+1"] {
+        assert!(ca.revoke([bad]).is_err(), "{bad:?}");
+    }
+    let again = Ca::load(domain(), &ca.to_pem(), IssuancePolicy::default(), WallClock::system()).unwrap();
+    again.revoke(ca.revoked_serials()).unwrap();
+    assert_eq!(verified(&again, &bad).unwrap_err(), X509Error::Revoked, "after a restart");
 }
 
 #[test]

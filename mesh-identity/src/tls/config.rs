@@ -43,8 +43,7 @@ pub struct ServerTls {
     identity: Identity,
     trust: Option<Identity>,
     client: ClientCertificate,
-    alpn: Vec<Vec<u8>>,
-    tls12: bool,
+    offer: Offer,
 }
 
 #[derive(Debug, Clone)]
@@ -58,7 +57,7 @@ impl ServerTls {
     /// A server that presents `identity`, demands a client certificate and accepts the peers of `authorizer`.
     pub fn new(identity: Identity, authorizer: Authorizer) -> Self {
         let client = ClientCertificate::Required(authorizer);
-        Self { identity, trust: None, client, alpn: Vec::new(), tls12: false }
+        Self { identity, trust: None, client, offer: Offer::default() }
     }
 
     /// As [`ServerTls::new`], accepting every peer of the server's own trust domain.
@@ -69,7 +68,7 @@ impl ServerTls {
     /// A server that asks for no client certificate, for plain TLS.
     pub fn without_client_certificate(identity: Identity) -> Self {
         let client = ClientCertificate::NotAsked;
-        Self { identity, trust: None, client, alpn: Vec::new(), tls12: false }
+        Self { identity, trust: None, client, offer: Offer::default() }
     }
 
     /// Asks for a client certificate and goes on without one; a certificate that is given must still be good. The
@@ -93,14 +92,14 @@ impl ServerTls {
     /// ALPN and shares none of them (`no_application_protocol`); with none, ALPN is ignored.
     #[must_use]
     pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
-        self.alpn = protocols.into_iter().map(|p| p.as_ref().to_vec()).collect();
+        self.offer.alpn = protocols.into_iter().map(|p| p.as_ref().to_vec()).collect();
         self
     }
 
     /// Allows TLS 1.2 beside TLS 1.3.
     #[must_use]
     pub fn allow_tls12(mut self) -> Self {
-        self.tls12 = true;
+        self.offer.tls12 = true;
         self
     }
 
@@ -151,13 +150,13 @@ impl ServerTls {
         };
         let clock = Arc::new(self.identity.clock().clone());
         let mut config = ServerConfig::builder_with_details(crypto_provider(), clock)
-            .with_protocol_versions(versions(self.tls12))
+            .with_protocol_versions(self.offer.versions())
             .map_err(TlsError::from)?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(FollowIdentity(self.identity.clone())));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        config.alpn_protocols.clone_from(&self.alpn);
+        config.alpn_protocols.clone_from(&self.offer.alpn);
         Ok(Arc::new(config))
     }
 }
@@ -167,8 +166,7 @@ impl ServerTls {
 pub struct ClientTls {
     identity: Option<Identity>,
     server: ServerCheck,
-    alpn: Vec<Vec<u8>>,
-    tls12: bool,
+    offer: Offer,
 }
 
 #[derive(Debug, Clone)]
@@ -182,7 +180,7 @@ impl ClientTls {
     /// rustls is sent as SNI and not compared with the certificate.
     pub fn spiffe(identity: Identity, authorizer: Authorizer) -> Self {
         let server = ServerCheck::Spiffe(identity.clone(), authorizer);
-        Self { identity: Some(identity), server, alpn: Vec::new(), tls12: false }
+        Self { identity: Some(identity), server, offer: Offer::default() }
     }
 
     /// A client that knows its server by DNS name and the roots of a PEM text, and presents no certificate unless
@@ -214,7 +212,7 @@ impl ClientTls {
             return Err(X509Error::NoCertificate.into());
         }
         let server = ServerCheck::Dns(anchors, clock);
-        Ok(Self { identity: None, server, alpn: Vec::new(), tls12: false })
+        Ok(Self { identity: None, server, offer: Offer::default() })
     }
 
     /// Presents `identity` when the server asks for a certificate and the identity has a valid one; otherwise goes on
@@ -228,14 +226,14 @@ impl ClientTls {
     /// The application protocols to offer, most preferred first.
     #[must_use]
     pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
-        self.alpn = protocols.into_iter().map(|p| p.as_ref().to_vec()).collect();
+        self.offer.alpn = protocols.into_iter().map(|p| p.as_ref().to_vec()).collect();
         self
     }
 
     /// Allows TLS 1.2 beside TLS 1.3.
     #[must_use]
     pub fn allow_tls12(mut self) -> Self {
-        self.tls12 = true;
+        self.offer.tls12 = true;
         self
     }
 
@@ -258,7 +256,7 @@ impl ClientTls {
             }
         };
         let builder = ClientConfig::builder_with_details(crypto_provider(), Arc::new(clock))
-            .with_protocol_versions(versions(self.tls12))
+            .with_protocol_versions(self.offer.versions())
             .map_err(TlsError::from)?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
@@ -267,15 +265,24 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
         };
         config.resumption = Resumption::disabled();
-        config.alpn_protocols.clone_from(&self.alpn);
+        config.alpn_protocols.clone_from(&self.offer.alpn);
         Ok(Arc::new(config))
     }
 }
 
-fn versions(tls12: bool) -> &'static [&'static SupportedProtocolVersion] {
-    const MODERN: &[&SupportedProtocolVersion] = &[&TLS13];
-    const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
-    if tls12 { BOTH } else { MODERN }
+/// What servers and clients offer alike.
+#[derive(Debug, Clone, Default)]
+struct Offer {
+    alpn: Vec<Vec<u8>>,
+    tls12: bool,
+}
+
+impl Offer {
+    fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
+        const MODERN: &[&SupportedProtocolVersion] = &[&TLS13];
+        const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+        if self.tls12 { BOTH } else { MODERN }
+    }
 }
 
 /// Why a TLS configuration cannot be built.
