@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    sync::oneshot,
 };
 use tonic::{
     Code,
@@ -89,20 +90,32 @@ impl Setup {
         let address = listener.local_addr().unwrap().to_string();
         let mut incoming = tls_incoming(listener, tls, IncomingOptions::default());
         let connector = self.connector(credential, &address);
+        let (refused, client_is_refused) = oneshot::channel();
         let client = async {
-            let mut stream = connector.connect(&http::Uri::from_static("http://server")).await.ok()?;
-            // In TLS 1.3 a refused client certificate shows at the client's first read.
-            let mut byte = [0];
-            stream.read(&mut byte).await.ok().filter(|count| *count > 0)
+            let answer = async {
+                let mut stream = connector.connect(&http::Uri::from_static("http://server")).await.ok()?;
+                // In TLS 1.3 a refused client certificate shows at the client's first read.
+                stream.read_u8().await.ok()
+            };
+            let answer = answer.await;
+            if answer.is_none() {
+                refused.send(()).unwrap();
+            }
+            answer
         };
         let server = async {
-            let mut accepted = incoming.next().await.unwrap().unwrap();
-            accepted.write_all(b"x").await.unwrap();
-            accepted.flush().await.unwrap();
-            let info = tonic::transport::server::Connected::connect_info(&accepted);
-            (info, accepted)
+            let accepting = async {
+                let mut accepted = incoming.next().await.unwrap().unwrap();
+                let info = tonic::transport::server::Connected::connect_info(&accepted);
+                accepted.write_all(b"x").await.unwrap();
+                accepted.flush().await.unwrap();
+                (info, accepted)
+            };
+            tokio::select! {
+                accepted = accepting => Some(accepted),
+                Ok(()) = client_is_refused => None,
+            }
         };
-        let server = async { tokio::time::timeout(Duration::from_millis(500), server).await.ok() };
         let (client, server) = tokio::join!(client, server);
         assert_eq!(client.is_some(), server.is_some(), "both ends agree");
         server.map(|(info, _)| info)
