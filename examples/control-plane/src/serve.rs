@@ -12,6 +12,7 @@ mod monitor;
 mod node;
 mod publish;
 mod push;
+mod revocation;
 mod trust;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -147,7 +148,7 @@ impl ControlPlane {
         let clock = WallClock::system();
         let trust_domain = TrustDomain::parse_kubernetes(&config.mesh.trust_domain)
             .map_err(|error| ServeError::config("--trust-domain", &config.mesh.trust_domain, error))?;
-        let trust = trust::Trust::open(&config, trust_domain.clone(), clock.clone())?;
+        let (trust, revoked) = trust::Trust::open(&config, trust_domain.clone(), clock.clone()).await?;
         let authenticators = authenticators(&config, &trust_domain, clock)?;
 
         let store = Store::new(StoreConfig {
@@ -228,6 +229,7 @@ impl ControlPlane {
 
         background.spawn(pusher.run());
         background.spawn(trust.clone().renew());
+        background.spawn(revoked.follow(trust::LOOK));
         if let Some(dir) = &config.publish_dir {
             let publisher = publish::Publisher::new(dir.clone(), trust.ca(), mesh, &config.mesh);
             publisher.write().await?;

@@ -40,6 +40,9 @@ pub enum ServeError {
     /// The CA cannot be loaded, made or used.
     #[error("certificate authority: {0}")]
     Ca(#[from] mesh_identity::ca::CaError),
+    /// The CA's files cannot be read.
+    #[error("certificate authority: {0}")]
+    CaFiles(#[from] mesh_identity::ca::CaFilesError),
     /// TLS cannot be configured.
     #[error("TLS: {0}")]
     Tls(#[from] mesh_identity::tls::TlsError),
@@ -67,7 +70,7 @@ impl ServeError {
             Self::Config { .. } => "config",
             Self::Bind { .. } => "bind",
             Self::File { .. } => "file",
-            Self::Ca(_) => "ca",
+            Self::Ca(_) | Self::CaFiles(_) => "ca",
             Self::Tls(_) => "tls",
             Self::Inject(_) => "inject",
             Self::Io { .. } => "io",

@@ -1,21 +1,20 @@
 //! The CA on disk, and the server certificate that follows it.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_identity::ca::{Ca, CaPem, IssuancePolicy, RootOptions};
+use mesh_identity::ca::{Ca, CaFiles, CaFilesFollower, CaPem, IssuancePolicy, RootOptions};
 use mesh_identity::{Identity, IdentityPublisher, TrustDomain, WallClock};
 
-use super::{Config, ServeError};
+use super::{Config, ServeError, revocation};
 use crate::files::write_atomically;
 
 /// Pause before a failed renewal of the server certificate is tried again.
 const RETRY: Duration = Duration::from_secs(10);
-const KEY_FILE: &str = "ca-key.pem";
-const FILES: [&str; 3] = ["ca-cert.pem", "cert-chain.pem", "root-cert.pem"];
+/// How often the CA's files are read again.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// The CA and the control plane's own certificate.
 #[derive(Debug, Clone)]
@@ -28,38 +27,47 @@ struct Inner {
     publisher: IdentityPublisher,
     dns_names: Vec<String>,
     server_ttl: Duration,
+    /// Takes over the signer when somebody plugs in another.
+    _follower: CaFilesFollower,
 }
 
 impl Trust {
-    /// Loads the CA of the state directory, or makes one and stores it there (files of mode 0600).
-    pub(super) fn open(
+    /// Loads the CA of the state directory, or makes one and stores it there (files of mode 0600). From then on it
+    /// follows the files: another key and certificate in their place sign from the next look on, without a restart.
+    pub(super) async fn open(
         config: &Config,
         trust_domain: TrustDomain,
         clock: WallClock,
-    ) -> Result<Self, ServeError> {
+    ) -> Result<(Self, revocation::Follower), ServeError> {
         let policy = IssuancePolicy::default().with_default_lifetime(config.workload_ttl);
         let directory = &config.state_dir;
         fs::create_dir_all(directory)
             .map_err(|source| ServeError::File { path: directory.clone(), source })?;
-        let ca = match read(directory)? {
-            Some(pem) => Ca::load(trust_domain, &pem, policy, clock.clone())?,
+        let files = CaFiles::in_directory(directory);
+        let (ca, pem) = match read(&files).await? {
+            Some(pem) => (Ca::load(trust_domain, &pem, policy, clock.clone())?, pem),
             None => {
                 let ca = Ca::create(trust_domain, &RootOptions::default(), policy, clock.clone())?;
-                store(directory, &ca.to_pem())?;
+                let pem = ca.to_pem();
+                store(&files, &pem)?;
                 tracing::info!(directory = %directory.display(), "made a certificate authority");
-                ca
+                (ca, pem)
             }
         };
+        let ca = Arc::new(ca);
+        let revoked = revocation::Follower::start(Arc::clone(&ca), directory.join(revocation::FILE))?;
+        let follower = ca.follow_files(files, &pem, LOOK);
         let (publisher, identity) = Identity::channel(clock);
         let inner = Inner {
-            ca: Arc::new(ca),
+            ca,
             identity,
             publisher,
             dns_names: config.dns_names.clone(),
             server_ttl: config.server_ttl,
+            _follower: follower,
         };
         inner.issue()?;
-        Ok(Self(Arc::new(inner)))
+        Ok((Self(Arc::new(inner)), revoked))
     }
 
     pub(super) fn ca(&self) -> Arc<Ca> {
@@ -105,38 +113,26 @@ impl Inner {
 }
 
 /// `None` where there is no CA yet. A half of one is an error: making another would cut off every workload.
-fn read(directory: &Path) -> Result<Option<CaPem>, ServeError> {
-    let text = |name: &str| -> Result<Option<String>, ServeError> {
-        let path = directory.join(name);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(ServeError::File { path, source }),
-        }
-    };
-    let Some(key) = text(KEY_FILE)? else { return Ok(None) };
-    let [certificate, chain, roots] = FILES;
-    let need = |name: &str| -> Result<String, ServeError> {
-        let missing = || io::Error::new(io::ErrorKind::NotFound, "missing beside the CA's key");
-        text(name)?.ok_or_else(|| ServeError::File { path: directory.join(name), source: missing() })
-    };
-    Ok(Some(CaPem {
-        key: key.into(),
-        certificate: need(certificate)?,
-        chain: text(chain)?.unwrap_or_default(),
-        roots: need(roots)?,
-    }))
+async fn read(files: &CaFiles) -> Result<Option<CaPem>, ServeError> {
+    let present =
+        files.key.try_exists().map_err(|source| ServeError::File { path: files.key.clone(), source })?;
+    if !present {
+        return Ok(None);
+    }
+    Ok(Some(files.read().await?))
 }
 
 /// The key last: while it is missing there is no CA, and a start that was cut short is simply repeated.
-fn store(directory: &Path, pem: &CaPem) -> Result<(), ServeError> {
-    let [certificate, chain, roots] = FILES;
-    let files: [(&str, &str); 4] =
-        [(certificate, &pem.certificate), (chain, &pem.chain), (roots, &pem.roots), (KEY_FILE, &pem.key)];
-    for (name, content) in files {
-        let path: PathBuf = directory.join(name);
-        write_atomically(&path, content.as_bytes(), 0o600)
-            .map_err(|source| ServeError::File { path, source })?;
+fn store(files: &CaFiles, pem: &CaPem) -> Result<(), ServeError> {
+    let contents: [(&Path, &str); 4] = [
+        (&files.certificate, &pem.certificate),
+        (&files.chain, &pem.chain),
+        (&files.roots, &pem.roots),
+        (&files.key, &pem.key),
+    ];
+    for (path, content) in contents {
+        write_atomically(path, content.as_bytes(), 0o600)
+            .map_err(|source| ServeError::File { path: path.to_owned(), source })?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! changes on disk, refusals, restarts, the webhook.
 
 mod access;
+mod authority;
 mod fixture;
 mod injection;
 mod pushes;
