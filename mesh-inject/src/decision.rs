@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::annotation::INJECT;
+use crate::json::at;
 use crate::selector::{LabelSelector, Labels};
 
 /// Namespaces that are never injected.
@@ -192,7 +193,7 @@ pub(crate) struct Rules<'a> {
 
 /// Run the handler's procedure. Notes say what was ignored on the way (an unknown value, an unusable selector).
 pub(crate) fn decide(rules: Rules<'_>, pod: &Value, namespace: &str, notes: &mut Vec<String>) -> Decision {
-    if pod.pointer("/spec/hostNetwork").and_then(Value::as_bool) == Some(true) {
+    if at(pod, ["spec", "hostNetwork"]).and_then(Value::as_bool) == Some(true) {
         return Decision::Skip(SkipReason::HostNetwork);
     }
     if IGNORED_NAMESPACES.contains(&namespace) {

@@ -12,6 +12,7 @@ use crate::annotation as a;
 use crate::cluster::Cluster;
 use crate::decision::{self, Decision, Rules};
 use crate::error::InjectError;
+use crate::json::{at, object};
 use crate::overrides::{self, Overrides};
 use crate::patch::{self, Patch};
 use crate::pod;
@@ -167,9 +168,14 @@ impl Injector {
     /// # Errors
     /// [`InjectError`] when the pod, its annotations or a template is wrong; nothing is half done.
     pub fn inject(&self, request: &Request<'_>) -> Result<Injected, InjectError> {
+        pod::check(request.pod)?;
+        self.inject_checked(request)
+    }
+
+    /// [`Injector::inject`] for a pod that passed [`pod::check`] already.
+    pub(crate) fn inject_checked(&self, request: &Request<'_>) -> Result<Injected, InjectError> {
         let inner = &*self.inner;
         let original = request.pod;
-        pod::check(original)?;
         validate::annotations(original)?;
         let namespace = namespace_of(original, request.namespace);
         let mut warnings = Vec::new();
@@ -409,11 +415,11 @@ fn names_only(overlay: &Value) -> Value {
             spec.insert(field.to_owned(), names.collect());
         }
     }
-    serde_json::json!({"spec": spec})
+    object([("spec", Value::Object(spec))])
 }
 
 fn namespace_of<'a>(pod_in: &'a Value, namespace: &'a str) -> &'a str {
-    let own = pod_in.pointer("/metadata/namespace").and_then(Value::as_str).filter(|own| !own.is_empty());
+    let own = at(pod_in, ["metadata", "namespace"]).and_then(Value::as_str).filter(|own| !own.is_empty());
     if namespace.is_empty() { own.unwrap_or_default() } else { namespace }
 }
 
@@ -464,7 +470,7 @@ fn route_sidecar(overlay: &mut Value, so_far: &Value) {
 
 /// On OpenShift every container gets the namespace's user; a proxy that was given the application's must not keep it.
 fn clear_openshift_user(base: &mut Value) {
-    let user = |container: &Value| container.pointer("/securityContext/runAsUser").and_then(Value::as_i64);
+    let user = |container: &Value| at(container, ["securityContext", "runAsUser"]).and_then(Value::as_i64);
     let app = pod::containers(base)
         .iter()
         .filter(|container| pod::name_of(container) != a::PROXY_CONTAINER)

@@ -40,6 +40,26 @@ pub fn type_name(value: &Value) -> &'static str {
     }
 }
 
+/// The value at a path of field names, if every step is an object that has the next.
+pub(crate) fn at<'v, const N: usize>(value: &'v Value, path: [&str; N]) -> Option<&'v Value> {
+    path.into_iter().try_fold(value, |value, field| value.get(field))
+}
+
+/// JSON text of a value, in a buffer that has room for `expected` bytes from the start.
+pub(crate) fn to_vec(value: &impl serde::Serialize, expected: usize) -> Vec<u8> {
+    let mut text = Vec::with_capacity(expected);
+    match serde_json::to_writer(&mut text, value) {
+        Ok(()) => text,
+        // Writing JSON values to memory does not fail.
+        Err(_) => Vec::new(),
+    }
+}
+
+/// An object of these fields. Unlike `json!`, which copies the values it is given, this moves them.
+pub(crate) fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
 #[derive(Clone, Copy)]
 struct Strict {
     depth: usize,

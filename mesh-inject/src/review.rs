@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::decision::{Decision, SkipReason};
 use crate::error::InjectError;
 use crate::injector::{Injector, Request};
-use crate::json::{self, MAX_BODY};
+use crate::json::{self, MAX_BODY, at};
 use crate::patch;
 use crate::pod;
 use crate::warning::Warning;
@@ -74,6 +74,9 @@ impl Outcome {
     }
 }
 
+/// Room in a reply for all but the patch, in bytes.
+const ROOM: usize = 512;
+
 /// Longest line of one warning; the API server cuts longer ones.
 const MAX_WARNING: usize = 240;
 
@@ -97,7 +100,7 @@ impl Injector {
             Ok(review) => review,
             Err(error) => return unreadable("", error),
         };
-        let uid = review.pointer("/request/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let uid = at(&review, ["request", "uid"]).and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(asked) = review.get("request").filter(|asked| asked.is_object()) else {
             return unreadable(
                 &uid,
@@ -116,7 +119,7 @@ impl Injector {
         let (response, outcome) = match what {
             Some(what) => {
                 let decision = Decision::Skip(SkipReason::NotPodCreation { what });
-                (json!({"uid": uid, "allowed": true}), Outcome::Skipped(decision))
+                (Response::new(json!({"uid": uid, "allowed": true})), Outcome::Skipped(decision))
             }
             None => self.respond(object, &namespace, &uid, path_environment(request.path), cluster),
         };
@@ -130,7 +133,7 @@ impl Injector {
         uid: &str,
         environment: BTreeMap<String, String>,
         cluster: &Cluster,
-    ) -> (Value, Outcome) {
+    ) -> (Response, Outcome) {
         if !object.is_object() {
             return refused(
                 uid,
@@ -146,18 +149,17 @@ impl Injector {
         if !decision.is_inject() {
             let mut response = json!({"uid": uid, "allowed": true});
             add_warnings(&mut response, &warnings);
-            return (response, Outcome::Skipped(decision));
+            return (Response::new(response), Outcome::Skipped(decision));
         }
         let request = Request { environment, ..Request::new(&base, namespace, cluster) };
-        match self.inject(&request) {
+        match self.inject_checked(&request) {
             Err(error) => refused(uid, error),
             Ok(injected) => {
                 let (patch, operations) = patch::diff_text(&base, &injected.pod);
                 warnings.extend(injected.warnings);
                 let mut response = json!({"uid": uid, "allowed": true, "patchType": "JSONPatch"});
-                response["patch"] = Value::String(STANDARD.encode(patch));
                 add_warnings(&mut response, &warnings);
-                (response, Outcome::Injected { operations, warnings })
+                (Response { fields: response, patch }, Outcome::Injected { operations, warnings })
             }
         }
     }
@@ -210,17 +212,20 @@ fn prepare(base: &mut Value, namespace: &str) {
 }
 
 fn not_pod_creation(asked: &Value) -> Option<String> {
-    let text = |pointer: &str| asked.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let (operation, kind, subresource) = (text("/operation"), text("/kind/kind"), text("/subResource"));
+    fn text(value: Option<&Value>) -> &str {
+        value.and_then(Value::as_str).unwrap_or_default()
+    }
+    let (operation, kind) = (text(asked.get("operation")), text(at(asked, ["kind", "kind"])));
+    let subresource = text(asked.get("subResource"));
     let fine = matches!(operation, "" | "CREATE") && matches!(kind, "" | "Pod") && subresource.is_empty();
     (!fine)
         .then(|| format!("{operation} {kind}{}{subresource}", if subresource.is_empty() { "" } else { "/" }))
 }
 
-fn refused(uid: &str, error: InjectError) -> (Value, Outcome) {
+fn refused(uid: &str, error: InjectError) -> (Response, Outcome) {
     let response =
         json!({"uid": uid, "allowed": false, "status": {"metadata": {}, "message": error.to_string()}});
-    (response, Outcome::Refused(error))
+    (Response::new(response), Outcome::Refused(error))
 }
 
 fn unreadable(uid: &str, error: InjectError) -> HttpReply {
@@ -241,23 +246,50 @@ fn shorten(text: &str) -> String {
     clean
 }
 
-fn reply(review: &Value, response: Value, outcome: Outcome) -> HttpReply {
-    let mut body = Map::new();
-    for field in ["apiVersion", "kind"] {
-        if let Some(Value::String(text)) = review.get(field)
-            && !text.is_empty()
-        {
-            body.insert(field.to_owned(), Value::String(text.clone()));
+/// The `response` of a review.
+struct Response {
+    /// All but the patch.
+    fields: Value,
+    /// The patch as JSON text; empty when there is none.
+    patch: Vec<u8>,
+}
+
+impl Response {
+    fn new(fields: Value) -> Self {
+        Self { fields, patch: Vec::new() }
+    }
+
+    /// The body of the reply. The patch, by far its largest part, is encoded into its place: Base64 needs no escaping.
+    fn body(self, review: &Value) -> Vec<u8> {
+        let mut body = Map::new();
+        for field in ["apiVersion", "kind"] {
+            if let Some(Value::String(text)) = review.get(field)
+                && !text.is_empty()
+            {
+                body.insert(field.to_owned(), Value::String(text.clone()));
+            }
         }
+        body.insert("response".to_owned(), self.fields);
+        // Four letters for three bytes.
+        let encoded = self.patch.len().div_ceil(3) * 4;
+        let mut text = json::to_vec(&body, encoded + ROOM);
+        if self.patch.is_empty() {
+            return text;
+        }
+        // `response` is the last field and has fields of its own, so both its end and the body's are the last two bytes.
+        text.truncate(text.len().saturating_sub(2));
+        text.extend_from_slice(b",\"patch\":\"");
+        let start = text.len();
+        text.resize(start + encoded, 0);
+        let written = STANDARD.encode_slice(&self.patch, &mut text[start..]).unwrap_or_default();
+        text.truncate(start + written);
+        text.extend_from_slice(b"\"}}");
+        text
     }
-    body.insert("response".to_owned(), response);
-    HttpReply {
-        status: 200,
-        content_type: "application/json",
-        // Writing JSON values to memory does not fail.
-        body: serde_json::to_vec(&body).unwrap_or_default(),
-        outcome,
-    }
+}
+
+fn reply(review: &Value, response: Response, outcome: Outcome) -> HttpReply {
+    HttpReply { status: 200, content_type: "application/json", body: response.body(review), outcome }
 }
 
 fn plain(status: u16, message: String) -> HttpReply {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::InjectError;
+use crate::json::at;
 
 /// A Kubernetes `LabelSelector`: every requirement must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -140,13 +141,13 @@ impl<'a> Labels<'a> {
     /// Labels of a Kubernetes object (`metadata.labels`).
     #[must_use]
     pub fn of(object: &'a Value) -> Self {
-        Self { map: object.pointer("/metadata/labels").and_then(Value::as_object), extra: None }
+        Self { map: at(object, ["metadata", "labels"]).and_then(Value::as_object), extra: None }
     }
 
     /// Labels of a Namespace object, with `kubernetes.io/metadata.name`, which the API server adds to every one.
     #[must_use]
     pub fn of_namespace(namespace: &'a Value) -> Self {
-        let name = namespace.pointer("/metadata/name").and_then(Value::as_str);
+        let name = at(namespace, ["metadata", "name"]).and_then(Value::as_str);
         Self { extra: name.map(|name| ("kubernetes.io/metadata.name", name)), ..Self::of(namespace) }
     }
 

@@ -3,6 +3,8 @@
 //! Objects merge key by key; `null` deletes; lists with a merge key merge item by item; every other list is replaced.
 //! What a template adds comes first, what only the user has follows, and what both have stays where the user put it.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use crate::error::InjectError;
@@ -205,6 +207,11 @@ fn refresh(key: &str, value: &mut Value, directives: Directives) -> Result<(), P
     match value {
         Value::Object(map) => refresh_map(map, directives),
         Value::Array(items) => match merge_key(key) {
+            // Nothing to merge and nothing to obey: every item stays where it is.
+            Some(by) if all_differ(items, by) => items.iter_mut().try_for_each(|item| match item {
+                Value::Object(map) => refresh_map(map, directives),
+                _ => Ok(()),
+            }),
             Some(by) => {
                 let items = std::mem::take(items);
                 list(value, items, by, directives)
@@ -213,6 +220,15 @@ fn refresh(key: &str, value: &mut Value, directives: Directives) -> Result<(), P
         },
         _ => Ok(()),
     }
+}
+
+/// Whether every item has a text of its own under the key, and none has a directive.
+fn all_differ(items: &[Value], key: &str) -> bool {
+    let mut seen = HashSet::with_capacity(items.len());
+    items.iter().all(|item| {
+        item.get("$patch").is_none()
+            && item.get(key).and_then(Value::as_str).is_some_and(|name| seen.insert(name))
+    })
 }
 
 fn refresh_map(map: &mut Map<String, Value>, directives: Directives) -> Result<(), Problem> {

@@ -8,13 +8,14 @@ use serde_json::Value;
 
 use crate::annotation as a;
 use crate::error::{AnnotationViolation, InjectError};
+use crate::json::at;
 use crate::proxy_config::ProxyConfig;
 
 pub(crate) use quantity::is_quantity;
 
 /// Check the pod's annotations.
 pub(crate) fn annotations(pod: &Value) -> Result<(), InjectError> {
-    let Some(annotations) = pod.pointer("/metadata/annotations").and_then(Value::as_object) else {
+    let Some(annotations) = at(pod, ["metadata", "annotations"]).and_then(Value::as_object) else {
         return Ok(());
     };
     let mut violations: Vec<AnnotationViolation> = annotations

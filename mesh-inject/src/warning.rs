@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::annotation as a;
 use crate::cluster::Cluster;
+use crate::json::at;
 use crate::pod;
 use crate::workload::Workload;
 
@@ -163,7 +164,7 @@ pub(crate) fn inspect(
                 message: "not a full image (no '/'), so it has no effect".to_owned(),
             });
         }
-        let policy = original.pointer("/spec/dnsPolicy").and_then(Value::as_str).unwrap_or_default();
+        let policy = at(original, ["spec", "dnsPolicy"]).and_then(Value::as_str).unwrap_or_default();
         if !matches!(policy, "" | "ClusterFirst") {
             warnings.push(Warning::DnsPolicy { policy: policy.to_owned() });
         }
@@ -188,14 +189,14 @@ pub(crate) fn inspect(
 /// Containers of the application that run as the proxy's user.
 pub(crate) fn user_clashes(original: &Value) -> Vec<Warning> {
     let mut clashes = Vec::new();
-    let pod_user = original.pointer("/spec/securityContext/runAsUser").and_then(Value::as_i64);
+    let pod_user = at(original, ["spec", "securityContext", "runAsUser"]).and_then(Value::as_i64);
     for list in ["initContainers", "containers"] {
         for (i, container) in pod::list(original, list).iter().enumerate() {
             let injected = [a::PROXY_CONTAINER, a::INIT_CONTAINER, a::VALIDATION_CONTAINER];
             if injected.contains(&pod::name_of(container)) {
                 continue;
             }
-            let own = container.pointer("/securityContext/runAsUser").and_then(Value::as_i64);
+            let own = at(container, ["securityContext", "runAsUser"]).and_then(Value::as_i64);
             if own.or(pod_user) == Some(a::PROXY_ID) {
                 let field = match own {
                     Some(_) => format!("spec.{list}[{i}].securityContext.runAsUser"),

@@ -5,10 +5,14 @@ use serde_json::Value;
 
 use super::pointer::{Pointer, push_escaped};
 use super::{Operation, Patch};
+use crate::json;
 
 /// Largest table of the longest-common-subsequence search (cells). Beyond it lists are compared index by index, which
 /// is always right and only less small.
 const MAX_TABLE: usize = 4_000_000;
+
+/// Room for the text of a usual patch, in bytes.
+const USUAL_TEXT: usize = 8 << 10;
 
 /// Operations that turn `from` into `to`, in an order in which they can be applied.
 ///
@@ -23,8 +27,7 @@ pub fn diff(from: &Value, to: &Value) -> Patch {
 /// The same as JSON text, without copying any part of `to`; and the number of operations.
 pub(crate) fn diff_text(from: &Value, to: &Value) -> (Vec<u8>, usize) {
     let changes = changes(from, to);
-    // Writing JSON values to memory does not fail.
-    (serde_json::to_vec(&changes).unwrap_or_default(), changes.len())
+    (json::to_vec(&changes, USUAL_TEXT), changes.len())
 }
 
 fn changes<'a>(from: &Value, to: &'a Value) -> Vec<Change<'a>> {

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::annotation as a;
+use crate::json::object;
 use crate::pod;
 use crate::proxy_config::canonical;
 use crate::validate::parse_bool;
@@ -64,12 +65,8 @@ pub(crate) fn rewrite(
             let name = pod::name_of(container).to_owned();
             for (field, prefix, suffix) in HANDLERS {
                 // A probe that nobody can answer for is better left to fail by its own name.
-                let unknown = handler(container, field).is_some_and(|handler| {
-                    matches!(
-                        prober(container, handler, prefix == "app-lifecycle", mesh_port),
-                        Found::UnknownPort(_)
-                    )
-                });
+                let unknown =
+                    handler(container, field).is_some_and(|handler| !port_known(container, handler));
                 if !unknown && let Some(handler) = handler_mut(container, field) {
                     point_at_agent(handler, &format!("/{prefix}/{name}/{suffix}"), agent_port);
                 }
@@ -126,7 +123,7 @@ fn prober(container: &Value, handler: &Value, hook: bool, mesh_port: i64) -> Fou
         }
         let mut action: Value = action.clone();
         action["port"] = json!(number);
-        return Found::Prober(json!({kind: action}));
+        return Found::Prober(object([(kind, action)]));
     }
     match handler.get("grpc").filter(|action| action.is_object()) {
         Some(action) if !hook => {
@@ -138,6 +135,16 @@ fn prober(container: &Value, handler: &Value, hook: bool, mesh_port: i64) -> Fou
             Found::Prober(json!({"grpc": {"port": port, "service": service}}))
         }
         _ => Found::Nothing,
+    }
+}
+
+/// Whether the port of a probe is a number, or the name of one.
+fn port_known(container: &Value, handler: &Value) -> bool {
+    let action =
+        ["httpGet", "tcpSocket"].iter().find_map(|kind| handler.get(kind).filter(|it| it.is_object()));
+    match action.and_then(|action| action.get("port")) {
+        Some(Value::String(name)) => resolve(container, name).is_some(),
+        _ => true,
     }
 }
 
@@ -167,7 +174,8 @@ fn publish(merged: &mut Value, mut probers: Map<String, Value>, injected_before:
         return;
     }
     env.retain(|entry| pod::name_of(entry) != PROBERS);
-    env.push(json!({"name": PROBERS, "value": canonical(&Value::Object(probers))}));
+    let value = Value::String(canonical(&Value::Object(probers)));
+    env.push(object([("name", Value::from(PROBERS)), ("value", value)]));
 }
 
 fn point_at_agent(handler: &mut Map<String, Value>, path: &str, port: i64) {

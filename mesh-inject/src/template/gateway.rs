@@ -18,16 +18,7 @@ pub(super) fn render(context: &TemplateContext<'_>) -> Value {
         set("lifecycle", values.lifecycle.clone());
     }
     set("securityContext", json!({"runAsUser": context.uid, "runAsGroup": context.gid}));
-    let mut readiness = json!({
-        "httpGet": {"path": "/healthz/ready", "port": 15021},
-        "timeoutSeconds": 3,
-        "periodSeconds": values.readiness_period,
-        "failureThreshold": values.readiness_failures,
-    });
-    if values.readiness_initial_delay != 0 {
-        readiness["initialDelaySeconds"] = json!(values.readiness_initial_delay);
-    }
-    set("readinessProbe", readiness);
+    set("readinessProbe", parts::readiness_probe(context, 15021, false));
     set("env", Value::Array(env(context)));
     set("volumeMounts", Value::Array(mounts(context)));
     parts::image_pull_policy(&mut proxy, context);
@@ -41,30 +32,18 @@ pub(super) fn render(context: &TemplateContext<'_>) -> Value {
             values.gateway_security_context.clone()
         },
     );
-    spec.insert("containers".to_owned(), json!([proxy]));
+    spec.insert("containers".to_owned(), Value::Array(vec![Value::Object(proxy)]));
     let mut volumes = vec![
         json!({"name": "workload-socket", "emptyDir": null}),
         json!({"name": "credential-socket", "emptyDir": {}}),
         parts::certificate_volume(context, json!({})),
     ];
-    if let Some(name) = context.annotation(a::BOOTSTRAP_OVERRIDE) {
-        volumes.push(json!({"name": "custom-bootstrap-volume", "configMap": {"name": name}}));
-    }
-    volumes.push(json!({"name": "istio-envoy", "emptyDir": {"medium": "Memory"}}));
+    parts::proxy_volumes(context, "istio-envoy", &mut volumes);
     parts::agent_volumes(context, &mut volumes);
     parts::certs_volume(context, &mut volumes);
     spec.insert("volumes".to_owned(), Value::Array(volumes));
     parts::image_pull_secrets(&mut spec, context);
-    json!({
-        "metadata": {
-            "labels": {
-                a::CANONICAL_NAME: parts::canonical_name(context, false),
-                a::CANONICAL_REVISION: parts::canonical_revision(context),
-            },
-            "annotations": parts::annotations(context),
-        },
-        "spec": spec,
-    })
+    parts::partial_pod(context, parts::annotations(context), spec)
 }
 
 fn env(context: &TemplateContext<'_>) -> Vec<Value> {
@@ -93,15 +72,6 @@ fn mounts(context: &TemplateContext<'_>) -> Vec<Value> {
     if context.values.cert_provider == "istiod" {
         mounts.push(json!({"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio"}));
     }
-    mounts.push(json!({"name": "istio-data", "mountPath": "/var/lib/istio/data"}));
-    if context.annotation(a::BOOTSTRAP_OVERRIDE).is_some() {
-        mounts.push(json!({"name": "custom-bootstrap-volume", "mountPath": "/etc/istio/custom-bootstrap"}));
-    }
-    mounts.push(json!({"name": "istio-envoy", "mountPath": "/etc/istio/proxy"}));
-    mounts.push(json!({"name": "istio-token", "mountPath": "/var/run/secrets/tokens"}));
-    if context.values.mount_mtls_certs {
-        mounts.push(json!({"name": "istio-certs", "mountPath": "/etc/certs/", "readOnly": true}));
-    }
-    mounts.push(json!({"name": "istio-podinfo", "mountPath": "/etc/istio/pod"}));
+    parts::agent_mounts(context, "istio-envoy", &mut mounts);
     mounts
 }

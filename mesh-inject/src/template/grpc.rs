@@ -21,19 +21,7 @@ pub(super) fn agent(context: &TemplateContext<'_>) -> Value {
     set("env", Value::Array(agent_env(context)));
     // Upstream puts resources and mounts behind the same condition as the probe; so must we, to agree.
     if context.status_port() != "0" {
-        let number =
-            |key: &str, default: i64| context.annotation(key).and_then(|v| v.parse().ok()).unwrap_or(default);
-        let mut readiness = json!({
-            "httpGet": {"path": "/healthz/ready", "port": 15020},
-            "timeoutSeconds": 3,
-            "periodSeconds": number(a::READINESS_PERIOD, values.readiness_period),
-            "failureThreshold": number(a::READINESS_FAILURES, values.readiness_failures),
-        });
-        let delay = number(a::READINESS_INITIAL_DELAY, values.readiness_initial_delay);
-        if delay != 0 {
-            readiness["initialDelaySeconds"] = json!(delay);
-        }
-        set("readinessProbe", readiness);
+        set("readinessProbe", parts::readiness_probe(context, 15020, true));
         set("resources", parts::resources(context));
         set("volumeMounts", Value::Array(agent_mounts(context)));
     }
@@ -58,10 +46,7 @@ pub(super) fn agent(context: &TemplateContext<'_>) -> Value {
         json!({"name": "workload-socket", "emptyDir": null}),
         parts::certificate_volume(context, Value::Null),
     ];
-    if let Some(name) = context.annotation(a::BOOTSTRAP_OVERRIDE) {
-        volumes.push(json!({"name": "custom-bootstrap-volume", "configMap": {"name": name}}));
-    }
-    volumes.push(json!({"name": "istio-xds", "emptyDir": {"medium": "Memory"}}));
+    parts::proxy_volumes(context, "istio-xds", &mut volumes);
     parts::agent_volumes(context, &mut volumes);
     parts::certs_volume(context, &mut volumes);
     let mut annotations = parts::annotations(context);
@@ -70,16 +55,7 @@ pub(super) fn agent(context: &TemplateContext<'_>) -> Value {
     spec.insert("containers".to_owned(), Value::Array(containers));
     spec.insert("volumes".to_owned(), Value::Array(volumes));
     parts::image_pull_secrets(&mut spec, context);
-    json!({
-        "metadata": {
-            "labels": {
-                a::CANONICAL_NAME: parts::canonical_name(context, false),
-                a::CANONICAL_REVISION: parts::canonical_revision(context),
-            },
-            "annotations": annotations,
-        },
-        "spec": spec,
-    })
+    parts::partial_pod(context, annotations, spec)
 }
 
 fn agent_env(context: &TemplateContext<'_>) -> Vec<Value> {
@@ -107,16 +83,7 @@ fn agent_mounts(context: &TemplateContext<'_>) -> Vec<Value> {
     if context.values.cert_provider == "istiod" {
         mounts.push(json!({"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio"}));
     }
-    mounts.push(json!({"name": "istio-data", "mountPath": "/var/lib/istio/data"}));
-    if context.annotation(a::BOOTSTRAP_OVERRIDE).is_some() {
-        mounts.push(json!({"name": "custom-bootstrap-volume", "mountPath": "/etc/istio/custom-bootstrap"}));
-    }
-    mounts.push(json!({"name": "istio-xds", "mountPath": "/etc/istio/proxy"}));
-    mounts.push(json!({"name": "istio-token", "mountPath": "/var/run/secrets/tokens"}));
-    if context.values.mount_mtls_certs {
-        mounts.push(json!({"name": "istio-certs", "mountPath": "/etc/certs/", "readOnly": true}));
-    }
-    mounts.push(json!({"name": "istio-podinfo", "mountPath": "/etc/istio/pod"}));
+    parts::agent_mounts(context, "istio-xds", &mut mounts);
     mounts
 }
 

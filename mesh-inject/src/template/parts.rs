@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::TemplateContext;
 use crate::annotation as a;
+use crate::json::{at, object};
 use crate::pod;
 use crate::values::Values;
 
@@ -13,12 +14,12 @@ use crate::values::Values;
 pub(super) struct Env(pub(super) Vec<Value>);
 
 impl Env {
-    pub(super) fn set(&mut self, name: &str, value: impl AsRef<str>) {
-        let value = value.as_ref();
+    pub(super) fn set(&mut self, name: &str, value: impl Into<String>) {
+        let (name, value) = (Value::from(name), value.into());
         self.0.push(if value.is_empty() {
-            json!({"name": name})
+            object([("name", name)])
         } else {
-            json!({"name": name, "value": value})
+            object([("name", name), ("value", Value::String(value))])
         });
     }
 
@@ -310,6 +311,62 @@ pub(super) fn certificate_mount(context: &TemplateContext<'_>) -> Value {
     }
 }
 
+/// The volume in which an annotation brings the proxy's own bootstrap, then the proxy's directory in memory, `proxy`.
+pub(super) fn proxy_volumes(context: &TemplateContext<'_>, proxy: &str, volumes: &mut Vec<Value>) {
+    if let Some(name) = context.annotation(a::BOOTSTRAP_OVERRIDE) {
+        volumes.push(json!({"name": "custom-bootstrap-volume", "configMap": {"name": name}}));
+    }
+    volumes.push(json!({"name": proxy, "emptyDir": {"medium": "Memory"}}));
+}
+
+/// From `istio-data` to `istio-podinfo`: mounts that all agents need. `proxy` is the volume of the proxy's directory.
+pub(super) fn agent_mounts(context: &TemplateContext<'_>, proxy: &str, mounts: &mut Vec<Value>) {
+    mounts.push(json!({"name": "istio-data", "mountPath": "/var/lib/istio/data"}));
+    if context.annotation(a::BOOTSTRAP_OVERRIDE).is_some() {
+        mounts.push(json!({"name": "custom-bootstrap-volume", "mountPath": "/etc/istio/custom-bootstrap"}));
+    }
+    mounts.push(json!({"name": proxy, "mountPath": "/etc/istio/proxy"}));
+    mounts.push(json!({"name": "istio-token", "mountPath": "/var/run/secrets/tokens"}));
+    if context.values.mount_mtls_certs {
+        mounts.push(json!({"name": "istio-certs", "mountPath": "/etc/certs/", "readOnly": true}));
+    }
+    mounts.push(json!({"name": "istio-podinfo", "mountPath": "/etc/istio/pod"}));
+}
+
+/// A readiness probe of the agent on `port`, with the periods that the values and, where `annotated`, the pod ask for.
+pub(super) fn readiness_probe(context: &TemplateContext<'_>, port: u16, annotated: bool) -> Value {
+    let values = context.values;
+    let number = |key: &str, default: i64| {
+        let asked = if annotated { context.annotation(key) } else { None };
+        asked.and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let mut readiness = json!({
+        "httpGet": {"path": "/healthz/ready", "port": port},
+        "timeoutSeconds": 3,
+        "periodSeconds": number(a::READINESS_PERIOD, values.readiness_period),
+        "failureThreshold": number(a::READINESS_FAILURES, values.readiness_failures),
+    });
+    let delay = number(a::READINESS_INITIAL_DELAY, values.readiness_initial_delay);
+    if delay != 0 {
+        readiness["initialDelaySeconds"] = json!(delay);
+    }
+    readiness
+}
+
+/// What a template without interception gives: its labels, these annotations, this spec.
+pub(super) fn partial_pod(
+    context: &TemplateContext<'_>,
+    annotations: Map<String, Value>,
+    spec: Map<String, Value>,
+) -> Value {
+    let labels = json!({
+        a::CANONICAL_NAME: canonical_name(context, false),
+        a::CANONICAL_REVISION: canonical_revision(context),
+    });
+    let metadata = object([("labels", labels), ("annotations", Value::Object(annotations))]);
+    object([("metadata", metadata), ("spec", Value::Object(spec))])
+}
+
 /// From `istio-data` to the authority's certificate: volumes that all agents need.
 pub(super) fn agent_volumes(context: &TemplateContext<'_>, volumes: &mut Vec<Value>) {
     let values = context.values;
@@ -338,7 +395,7 @@ pub(super) fn agent_volumes(context: &TemplateContext<'_>, volumes: &mut Vec<Val
 /// The secret of `mountMtlsCerts`.
 pub(super) fn certs_volume(context: &TemplateContext<'_>, volumes: &mut Vec<Value>) {
     if context.values.mount_mtls_certs {
-        let account = context.pod.pointer("/spec/serviceAccountName").and_then(Value::as_str);
+        let account = at(context.pod, ["spec", "serviceAccountName"]).and_then(Value::as_str);
         let account = account.filter(|account| !account.is_empty()).unwrap_or("default");
         volumes.push(json!({"name": "istio-certs", "secret": {
             "optional": true, "secretName": format!("istio.{account}"),

@@ -8,6 +8,7 @@ use super::TemplateContext;
 use super::parts::{self, Env};
 use crate::annotation as a;
 use crate::error::InjectError;
+use crate::json::{at, object};
 use crate::pod;
 
 mod cni;
@@ -25,7 +26,7 @@ pub(super) fn render(context: &TemplateContext<'_>) -> Result<Value, InjectError
     if native {
         init_containers.push(proxy);
     } else {
-        spec.insert("containers".to_owned(), json!([proxy]));
+        spec.insert("containers".to_owned(), Value::Array(vec![proxy]));
     }
     if !init_containers.is_empty() {
         spec.insert("initContainers".to_owned(), Value::Array(init_containers));
@@ -42,9 +43,10 @@ pub(super) fn render(context: &TemplateContext<'_>) -> Result<Value, InjectError
     if context.proxy.metadata().get("ISTIO_META_ENABLE_HBONE") == Some(&"true") {
         labels.insert(a::TUNNEL.to_owned(), json!(context.label(a::TUNNEL).unwrap_or("http")));
     }
-    labels.insert(a::CANONICAL_NAME.to_owned(), json!(parts::canonical_name(context, true)));
+    labels.insert(a::CANONICAL_NAME.to_owned(), Value::String(parts::canonical_name(context, true)));
     labels.insert(a::CANONICAL_REVISION.to_owned(), json!(parts::canonical_revision(context)));
-    Ok(json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}))
+    let metadata = object([("labels", Value::Object(labels)), ("annotations", Value::Object(annotations))]);
+    Ok(object([("metadata", metadata), ("spec", Value::Object(spec))]))
 }
 
 fn proxy(context: &TemplateContext<'_>, native: bool) -> Result<Value, InjectError> {
@@ -53,12 +55,12 @@ fn proxy(context: &TemplateContext<'_>, native: bool) -> Result<Value, InjectErr
     let mut proxy = Map::new();
     let mut set = |key: &str, value: Value| proxy.insert(key.to_owned(), value);
     set("name", json!(a::PROXY_CONTAINER));
-    set("image", json!(parts::container_image(context, &values.proxy_image, false)));
+    set("image", Value::String(parts::container_image(context, &values.proxy_image, false)));
     set("ports", json!([{"containerPort": 15090, "protocol": "TCP", "name": "http-envoy-prom"}]));
     if native {
         set("restartPolicy", json!("Always"));
     }
-    set("args", json!(parts::proxy_args(context, "sidecar")));
+    set("args", Value::from(parts::proxy_args(context, "sidecar")));
     let hold = context.proxy.hold() == Some(true) || values.hold;
     if !values.lifecycle.is_null() {
         set("lifecycle", values.lifecycle.clone());
@@ -70,27 +72,14 @@ fn proxy(context: &TemplateContext<'_>, native: bool) -> Result<Value, InjectErr
         set("lifecycle", json!({"preStop": {"exec": {"command": command}}}));
     }
     if status_port != "0" {
-        let get = json!({"path": "/healthz/ready", "port": 15021});
         if values.startup_enabled {
             set(
                 "startupProbe",
-                json!({"httpGet": get, "periodSeconds": 1, "timeoutSeconds": 3,
-                       "failureThreshold": values.startup_failures}),
+                json!({"httpGet": {"path": "/healthz/ready", "port": 15021}, "periodSeconds": 1,
+                       "timeoutSeconds": 3, "failureThreshold": values.startup_failures}),
             );
         }
-        let number =
-            |key: &str, default: i64| context.annotation(key).and_then(|v| v.parse().ok()).unwrap_or(default);
-        let mut readiness = json!({
-            "httpGet": get,
-            "timeoutSeconds": 3,
-            "periodSeconds": number(a::READINESS_PERIOD, values.readiness_period),
-            "failureThreshold": number(a::READINESS_FAILURES, values.readiness_failures),
-        });
-        let delay = number(a::READINESS_INITIAL_DELAY, values.readiness_initial_delay);
-        if delay != 0 {
-            readiness["initialDelaySeconds"] = json!(delay);
-        }
-        set("readinessProbe", readiness);
+        set("readinessProbe", parts::readiness_probe(context, 15021, true));
     }
     set("securityContext", security_context(context));
     set("resources", parts::resources(context));
@@ -144,7 +133,7 @@ fn security_context(context: &TemplateContext<'_>) -> Value {
 
 fn env(context: &TemplateContext<'_>) -> Result<Vec<Value>, InjectError> {
     let mut env = Env(Vec::with_capacity(28));
-    if context.mesh.pointer("/inboundTrafficPolicy/mode").and_then(Value::as_str) == Some("LOCALHOST") {
+    if at(context.mesh, ["inboundTrafficPolicy", "mode"]).and_then(Value::as_str) == Some("LOCALHOST") {
         env.set("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", "true");
     }
     parts::env_identity(&mut env, context);
@@ -182,10 +171,7 @@ fn volumes(context: &TemplateContext<'_>) -> Result<Vec<Value>, InjectError> {
         json!({"name": "credential-socket", "emptyDir": null}),
         parts::certificate_volume(context, Value::Null),
     ];
-    if let Some(name) = context.annotation(a::BOOTSTRAP_OVERRIDE) {
-        volumes.push(json!({"name": "custom-bootstrap-volume", "configMap": {"name": name}}));
-    }
-    volumes.push(json!({"name": "istio-envoy", "emptyDir": {"medium": "Memory"}}));
+    parts::proxy_volumes(context, "istio-envoy", &mut volumes);
     parts::agent_volumes(context, &mut volumes);
     if context.values.cert_provider == "istiod" {
         volumes.push(json!({"name": "istio-ca-crl", "configMap": {
@@ -215,16 +201,7 @@ fn mounts(context: &TemplateContext<'_>) -> Result<Vec<Value>, InjectError> {
         mounts.push(json!({"name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio"}));
         mounts.push(json!({"name": "istio-ca-crl", "mountPath": "/var/run/secrets/istio/crl"}));
     }
-    mounts.push(json!({"name": "istio-data", "mountPath": "/var/lib/istio/data"}));
-    if context.annotation(a::BOOTSTRAP_OVERRIDE).is_some() {
-        mounts.push(json!({"name": "custom-bootstrap-volume", "mountPath": "/etc/istio/custom-bootstrap"}));
-    }
-    mounts.push(json!({"name": "istio-envoy", "mountPath": "/etc/istio/proxy"}));
-    mounts.push(json!({"name": "istio-token", "mountPath": "/var/run/secrets/tokens"}));
-    if context.values.mount_mtls_certs {
-        mounts.push(json!({"name": "istio-certs", "mountPath": "/etc/certs/", "readOnly": true}));
-    }
-    mounts.push(json!({"name": "istio-podinfo", "mountPath": "/etc/istio/pod"}));
+    parts::agent_mounts(context, "istio-envoy", &mut mounts);
     if let Some(file) = lightstep(context) {
         let directory = file.rsplit_once('/').map_or("", |(directory, _)| directory);
         mounts

@@ -12,8 +12,8 @@ pub(super) fn container(context: &TemplateContext<'_>) -> Value {
     let mut init = Map::new();
     let mut set = |key: &str, value: Value| init.insert(key.to_owned(), value);
     set("name", json!(if cni { a::VALIDATION_CONTAINER } else { a::INIT_CONTAINER }));
-    set("image", json!(parts::container_image(context, &values.init_image, true)));
-    set("args", json!(args(context)));
+    set("image", Value::String(parts::container_image(context, &values.init_image, true)));
+    set("args", Value::from(args(context)));
     set("resources", parts::resources(context));
     set("securityContext", security_context(context));
     let metadata = context.proxy.metadata();

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::first_container;
 use crate::annotation as a;
+use crate::json::at;
 use crate::pod;
 use crate::template::TemplateContext;
 
@@ -11,7 +12,7 @@ use crate::template::TemplateContext;
 pub(super) fn resource_attributes(context: &TemplateContext<'_>) -> String {
     let providers = context.mesh.get("extensionProviders").and_then(Value::as_array);
     let asked = providers.into_iter().flatten().any(|provider| {
-        provider.pointer("/opentelemetry/serviceAttributeEnrichment").and_then(Value::as_str)
+        at(provider, ["opentelemetry", "serviceAttributeEnrichment"]).and_then(Value::as_str)
             == Some("OTEL_SEMANTIC_CONVENTIONS")
     });
     if !asked {
