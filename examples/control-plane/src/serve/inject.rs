@@ -1,6 +1,6 @@
 //! The injection webhook: bytes in, bytes out; the decision is `mesh-inject`'s.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Method, StatusCode};
 use mesh_inject::{Cluster, HttpRequest, Injector, Settings};
@@ -20,6 +20,8 @@ const MAX_REVIEW: usize = 6 << 20;
 pub(super) struct Webhook {
     injector: Injector,
     state: watch::Receiver<Arc<State>>,
+    /// The namespaces of the state that was asked for last.
+    cluster: Mutex<Option<(Arc<State>, Arc<Cluster>)>>,
     metrics: Metrics,
 }
 
@@ -36,8 +38,23 @@ impl Webhook {
         Ok(Self {
             injector: Injector::new(settings)?,
             state: shared.state.clone(),
+            cluster: Mutex::default(),
             metrics: shared.metrics.clone(),
         })
+    }
+
+    /// The cluster as it is now; made once for each state, not for each review.
+    fn cluster(&self) -> Arc<Cluster> {
+        let state = Arc::clone(&self.state.borrow());
+        let mut known = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, cluster)) = known.as_ref()
+            && Arc::ptr_eq(of, &state)
+        {
+            return Arc::clone(cluster);
+        }
+        let cluster = Arc::new(cluster(&state));
+        *known = Some((state, Arc::clone(&cluster)));
+        cluster
     }
 }
 
@@ -56,7 +73,7 @@ impl Handler for Webhook {
         if call.method != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview\n");
         }
-        let cluster = cluster(&self.state.borrow());
+        let cluster = self.cluster();
         let content_type = call.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         let request = HttpRequest { content_type, path: &call.path, body: &call.body };
         let reply = self.injector.review(&request, &cluster);

@@ -3,6 +3,7 @@
 
 mod access;
 mod authority;
+mod caller;
 mod fixture;
 mod injection;
 mod pushes;
