@@ -262,6 +262,15 @@ impl Injector {
         Ok(Injected { pod: merged, warnings, templates })
     }
 
+    /// Whether the pod's templates are ours and have no business with the environment of the application's containers.
+    pub(crate) fn leaves_environment_alone(&self, original: &Value) -> bool {
+        let ours = |name: &String| {
+            matches!(name.as_str(), "sidecar" | "gateway")
+                && !self.inner.settings.templates.contains_key(name)
+        };
+        self.templates(original).is_ok_and(|names| names.iter().all(ours))
+    }
+
     /// Names of the templates of a pod, aliases expanded.
     fn templates(&self, original: &Value) -> Result<Vec<String>, InjectError> {
         let settings = &self.inner.settings;

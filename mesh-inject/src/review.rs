@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
+use crate::annotation as a;
 use crate::cluster::Cluster;
 use crate::decision::{Decision, SkipReason};
 use crate::error::InjectError;
@@ -151,6 +152,9 @@ impl Injector {
             add_warnings(&mut response, &warnings);
             return (Response::new(response), Outcome::Skipped(decision));
         }
+        if self.leaves_environment_alone(&base) {
+            set_aside_environment(&mut base);
+        }
         let request = Request { environment, ..Request::new(&base, namespace, cluster) };
         match self.inject_checked(&request) {
             Err(error) => refused(uid, error),
@@ -208,6 +212,25 @@ fn prepare(base: &mut Value, namespace: &str) {
     let unset = metadata.get("namespace").and_then(Value::as_str).is_none_or(str::is_empty);
     if unset && !namespace.is_empty() {
         metadata.insert("namespace".to_owned(), Value::String(namespace.to_owned()));
+    }
+}
+
+/// Longest environment that is carried along although nobody looks at it.
+const SMALL_ENVIRONMENT: usize = 64;
+
+/// Takes long environments out of the application's containers before the pod is copied and compared: what is the same
+/// before and after does not show in the patch. Only for templates that neither read nor change them.
+fn set_aside_environment(base: &mut Value) {
+    let Some(containers) = base.get_mut("spec").and_then(|spec| spec.get_mut("containers")) else { return };
+    for container in containers.as_array_mut().into_iter().flatten() {
+        let long =
+            container.get("env").and_then(Value::as_array).is_some_and(|env| env.len() > SMALL_ENVIRONMENT);
+        if long
+            && pod::name_of(container) != a::PROXY_CONTAINER
+            && let Some(container) = container.as_object_mut()
+        {
+            container.remove("env");
+        }
     }
 }
 

@@ -44,6 +44,31 @@ fn both_versions_are_answered_in_kind() {
     }
 }
 
+/// The webhook's shortcut for long environments gives the patch that the long way gives, whatever the template.
+#[test]
+fn long_environments_survive_every_template() {
+    let mut settings = Settings::default();
+    let overlay = "spec: {containers: [{name: '*', env: [{name: VARIABLE_7, value: ours}]}]}";
+    settings.templates.insert("extra".to_owned(), crate::Template::overlay("extra", overlay).unwrap());
+    let injector = Injector::new(settings).unwrap();
+    let mut env: Vec<Value> =
+        (0..100).map(|i| json!({"name": format!("VARIABLE_{i}"), "value": "user's"})).collect();
+    env.push(json!({"name": "VARIABLE_0", "value": null}));
+    for template in ["sidecar", "gateway", "grpc-agent", "grpc-simple", "sidecar,extra"] {
+        let pod = json!({
+            "metadata": {"name": "web", "namespace": "shop", "annotations": {"inject.istio.io/templates": template}},
+            "spec": {"containers": [{"name": "web", "env": env}, {"name": "small", "env": [{"name": "A"}]}]},
+        });
+        let text = review("v1", &pod);
+        let request = HttpRequest { content_type: Some("application/json"), path: "/inject", body: &text };
+        let reply = body(&injector.review(&request, &Cluster::default()));
+        let patch = STANDARD.decode(reply["response"]["patch"].as_str().expect(template)).unwrap();
+        let patch: Patch = serde_json::from_slice(&patch).unwrap();
+        let intended = injector.inject(&Request::new(&pod, "shop", &Cluster::default())).unwrap().pod;
+        assert_eq!(patch.apply(&pod).unwrap(), intended, "{template}");
+    }
+}
+
 #[test]
 fn http_errors() {
     assert_eq!(post(b"").status, 400);
