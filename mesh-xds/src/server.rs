@@ -20,6 +20,8 @@ mod encoded;
 mod grpc;
 #[cfg(feature = "server")]
 mod rate;
+#[cfg(feature = "server")]
+mod requests;
 mod response;
 mod snapshot;
 mod sotw;

@@ -13,7 +13,6 @@ use http::{HeaderMap, HeaderValue};
 use http_body::Frame as HttpFrame;
 use tokio::sync::mpsc;
 use tonic::body::Body;
-use tonic::codec::{Codec as _, Streaming};
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
@@ -22,6 +21,7 @@ use crate::resource::TypeUrl;
 
 use super::ads::AdsServer;
 use super::auth::Caller;
+use super::requests::Requests;
 use super::response::length;
 use super::stream::ServerStream;
 use super::task::{self, Frame, Inbound};
@@ -102,16 +102,12 @@ impl<K: ServiceKind> DiscoveryService<K> {
             return Err(Status::resource_exhausted("too many new streams; try again later"));
         }
         let (parts, body) = request.into_parts();
-        let limit = Some(shared.config.max_request_bytes);
+        let limit = shared.config.max_request_bytes;
         let rules = shared.rules.clone();
         let (stream, inbound) = if delta {
-            let decoder = tonic_prost::ProstCodec::<(), _>::default().decoder();
-            let inbound = Streaming::new_request(decoder, body, None, limit);
-            (ServerStream::delta(rules), Inbound::Delta(Box::new(inbound)))
+            (ServerStream::delta(rules), Inbound::Delta(Requests::new(body, limit)))
         } else {
-            let decoder = tonic_prost::ProstCodec::<(), _>::default().decoder();
-            let inbound = Streaming::new_request(decoder, body, None, limit);
-            (ServerStream::sotw(rules), Inbound::Sotw(Box::new(inbound)))
+            (ServerStream::sotw(rules), Inbound::Sotw(Requests::new(body, limit)))
         };
         let stream = match K::TYPE {
             Some(type_url) => stream.for_type(type_url),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::resource::TypeUrl;
@@ -16,6 +16,7 @@ use super::auth::Caller;
 use super::clients::ClientInfo;
 use super::config::StreamError;
 use super::rate::Bucket;
+use super::requests::Requests;
 use super::snapshot::Snapshot;
 use super::stream::{Request, ServerStream};
 
@@ -25,16 +26,16 @@ pub(super) type Frame = Result<Vec<Bytes>, Status>;
 /// The requests of one stream.
 #[derive(Debug)]
 pub(super) enum Inbound {
-    Delta(Box<Streaming<DeltaDiscoveryRequest>>),
-    Sotw(Box<Streaming<DiscoveryRequest>>),
+    Delta(Requests<DeltaDiscoveryRequest>),
+    Sotw(Requests<DiscoveryRequest>),
 }
 
 impl Inbound {
     /// The next request; `None` when the client is done. Cancel safe.
     async fn next(&mut self) -> Result<Option<Request>, Status> {
         match self {
-            Self::Delta(stream) => Ok(stream.message().await?.map(|m| Request::Delta(Box::new(m)))),
-            Self::Sotw(stream) => Ok(stream.message().await?.map(|m| Request::Sotw(Box::new(m)))),
+            Self::Delta(requests) => Ok(requests.next().await?.map(|m| Request::Delta(Box::new(m)))),
+            Self::Sotw(requests) => Ok(requests.next().await?.map(|m| Request::Sotw(Box::new(m)))),
         }
     }
 }
