@@ -7,15 +7,12 @@ use std::time::Duration;
 #[expect(clippy::disallowed_types, reason = "a benchmark measures the wall clock itself")]
 use std::time::Instant;
 
-#[path = "../tests/serving/caller.rs"]
-mod caller;
-#[allow(dead_code, reason = "the tests use the rest of it")]
-#[path = "../tests/serving/fixture.rs"]
-mod fixture;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use bytes::Bytes;
-use caller::{Caller, asked};
-use fixture::Fixture;
+use support::caller::{Caller, asked};
+use support::fixture::Fixture;
 
 const CONNECTIONS: usize = 16;
 const TARGET: f64 = 3_000.0;

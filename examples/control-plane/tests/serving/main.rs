@@ -3,8 +3,10 @@
 
 mod access;
 mod authority;
-mod caller;
-mod fixture;
 mod injection;
 mod pushes;
 mod restart;
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::{caller, fixture};

@@ -8,7 +8,7 @@ use mesh_identity::{ClientTls, WallClock};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::fixture::Fixture;
+use super::fixture::Fixture;
 
 /// One connection to the webhook.
 pub(crate) struct Caller {
