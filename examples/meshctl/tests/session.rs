@@ -115,6 +115,63 @@ fn refusals_name_field_and_value_and_write_nothing() {
     assert!(!meshctl(&["inject", "-f", "-"], "a: [", &[]).status.success());
 }
 
+#[test]
+fn the_environment_of_istiod_and_the_namespaces_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let namespaces = folder.path().join("namespaces.yaml");
+    std::fs::write(
+        &namespaces,
+        "{kind: Namespace, metadata: {name: shop, annotations: {openshift.io/sa.scc.uid-range: 1000620000/10000}}}",
+    )
+    .unwrap();
+    let proxy = |arguments: &[&str], env: &[(&str, &str)]| {
+        let mut all = vec!["inject", "-f", "-", "-o", "json", "--native-sidecars", "true"];
+        all.extend(arguments);
+        let output = meshctl(&all, SHOP, env);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+        list["items"][2]["spec"]["template"]["spec"]["initContainers"][1].clone()
+    };
+    let file = ["--namespace-file", namespaces.to_str().unwrap()];
+    assert_eq!(proxy(&file, &[])["securityContext"]["runAsUser"], 1337);
+    let openshift = proxy(&file, &[("PLATFORM", "openshift")]);
+    assert_eq!(openshift["securityContext"]["runAsUser"], 1_000_629_999);
+    let compliant = proxy(&[], &[("COMPLIANCE_POLICY", "fips-140-3")])["env"].to_string();
+    assert!(compliant.contains("fips-140-3") && compliant.contains("fips140=only"), "{compliant}");
+    // A flag wins over the environment.
+    assert_eq!(proxy(&[], &[("ENABLE_NATIVE_SIDECARS", "false")])["name"], "istio-proxy");
+}
+
+#[test]
+fn folders_single_documents_and_skips() {
+    let folder = tempfile::tempdir().unwrap();
+    let documents: Vec<&str> = SHOP.split("---").collect();
+    std::fs::write(folder.path().join("b.yaml"), documents[2]).unwrap();
+    std::fs::write(folder.path().join("a.yml"), documents[1]).unwrap();
+    std::fs::write(folder.path().join("notes.txt"), "not: [yaml").unwrap();
+    let output = meshctl(&["inject", "-f", folder.path().to_str().unwrap()], "", &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let kinds: Vec<Value> =
+        parse_documents(&text(&output.stdout)).unwrap().iter().map(|d| d["kind"].clone()).collect();
+    assert_eq!(kinds, ["ConfigMap", "Deployment"], "in the order of the files' names");
+
+    let single = meshctl(&["inject", "-f", "-", "-o", "json"], documents[2], &[]);
+    let object: Value = serde_json::from_slice(&single.stdout).unwrap();
+    assert_eq!(object["kind"], "Deployment");
+
+    let host = "{kind: DaemonSet, metadata: {name: n, namespace: x}, spec: {template: {spec: {hostNetwork: true, containers: [{name: a}]}}}}";
+    let output = meshctl(&["inject", "-f", "-"], host, &[]);
+    assert_eq!(parse_documents(&text(&output.stdout)).unwrap(), parse_documents(host).unwrap());
+    assert_eq!(
+        text(&output.stderr),
+        "===> Skipping injection because DaemonSet \"x/n\" has host networking enabled\n"
+    );
+    for empty in ["", "---\n---\n", "# nothing\n"] {
+        let output = meshctl(&["inject", "-f", "-"], empty, &[]);
+        assert!(!output.status.success() && text(&output.stderr).contains("no documents found"));
+    }
+}
+
 /// What mesh-inject's README shows is what the program says, to the letter.
 #[test]
 fn the_readmes_session() {
