@@ -259,6 +259,7 @@ impl Injector {
         let foreign = templates.iter().any(|name| inner.settings.templates.contains_key(name));
         sanity::check(original, &merged, foreign)?;
         warning::inspect(original, &merged, namespace, &workload, request.cluster, &mut warnings);
+        warning::ignored_annotations(original, &merged, &inner.values, &mut warnings);
         Ok(Injected { pod: merged, warnings, templates })
     }
 

@@ -95,6 +95,11 @@ fn ports(list: &str) -> Result<(), String> {
     list.split(',').map(str::trim).filter(|item| !item.is_empty()).try_for_each(port)
 }
 
+/// Is this what [`annotations`] accepts as ports, or the wildcard?
+pub(crate) fn is_port_list(text: &str) -> bool {
+    text == "*" || ports(text).is_ok()
+}
+
 fn prefixes(list: &str) -> Result<(), String> {
     list.split(',').filter(|item| !list.is_empty() || !item.is_empty()).try_for_each(|item| {
         let failed = || format!("failed parsing cidr '{item}': expected ADDRESS/BITS");

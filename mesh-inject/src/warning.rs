@@ -1,5 +1,7 @@
 //! What a person should know about a pod that is injected all the same.
 
+mod ignored;
+
 use std::fmt;
 
 use serde::Serialize;
@@ -10,6 +12,8 @@ use crate::cluster::Cluster;
 use crate::json::at;
 use crate::pod;
 use crate::workload::Workload;
+
+pub(crate) use ignored::ignored_annotations;
 
 /// Something that will probably surprise the owner of the pod. Shown by `kubectl` when the pod is created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -157,13 +161,6 @@ pub(crate) fn inspect(
     }
     if native || classic {
         ports(original, warnings);
-        if let Some(value) = pod::annotation(original, a::PROXY_IMAGE).filter(|value| !value.contains('/')) {
-            warnings.push(Warning::IgnoredAnnotation {
-                annotation: a::PROXY_IMAGE.to_owned(),
-                value: value.to_owned(),
-                message: "not a full image (no '/'), so it has no effect".to_owned(),
-            });
-        }
         let policy = at(original, ["spec", "dnsPolicy"]).and_then(Value::as_str).unwrap_or_default();
         if !matches!(policy, "" | "ClusterFirst") {
             warnings.push(Warning::DnsPolicy { policy: policy.to_owned() });

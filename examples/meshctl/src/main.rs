@@ -3,6 +3,7 @@
 
 mod commands;
 mod documents;
+mod kubernetes;
 mod settings;
 
 use std::io::Write as _;

@@ -1,11 +1,12 @@
 //! The program as people run it: files in, text out.
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+mod support;
 
 use mesh_inject::offline::parse_documents;
 use mesh_inject::patch::Patch;
 use serde_json::Value;
+
+use support::{meshctl, text};
 
 const SHOP: &str = "
 apiVersion: v1
@@ -32,26 +33,6 @@ kind: Pod
 metadata: {name: plain, namespace: other}
 spec: {containers: [{name: a}]}
 ";
-
-fn meshctl(arguments: &[&str], input: &str, env: &[(&str, &str)]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_meshctl"))
-        .args(arguments)
-        .env_remove("ENABLE_NATIVE_SIDECARS")
-        .env_remove("PLATFORM")
-        .env_remove("COMPLIANCE_POLICY")
-        .envs(env.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
 
 fn init_names(deployment: &Value) -> Vec<&str> {
     let list = deployment["spec"]["template"]["spec"]["initContainers"].as_array();
@@ -134,28 +115,73 @@ fn refusals_name_field_and_value_and_write_nothing() {
     assert!(!meshctl(&["inject", "-f", "-"], "a: [", &[]).status.success());
 }
 
-/// The session that mesh-inject's README shows.
 #[test]
-fn ten_pods() {
-    let output = meshctl(&["check-inject", "-f", "-"], include_str!("ten-pods.yaml"), &[]);
-    let table = text(&output.stdout);
-    for line in [
-        "Pod shop/plain: injected\n  namespace.sidecar-injector.istio.io; injected: the policy is \"enabled\"",
-        "Pod shop/refuses: NOT injected\n  no webhook selects the pod",
-        "not selected: pod label sidecar.istio.io/inject NotIn [false] (it is \"false\")",
-        "Pod quiet/asks: injected\n  object.sidecar-injector.istio.io; injected: the pod's label",
-        "Pod quiet/asks-by-annotation: NOT injected\n  no webhook selects the pod",
-        "Pod off/asks-in-vain: NOT injected\n  no webhook selects the pod",
-        "Pod next/canary: NOT injected\n  no webhook selects the pod",
-        "Pod shop/node-agent: NOT injected\n  namespace.sidecar-injector.istio.io, but skipped: spec.hostNetwork",
-        "Job shop/nightly: injected",
-        "warning: this Job will not complete",
-        "Pod shop/same-user: injected",
-        "warning: spec.containers[0].securityContext.runAsUser is 1337",
-        "warning: namespace shop enforces Pod Security level baseline",
-        "Pod shop/typo: NOT injected\n  refused: failed to run injection template: invalid value \"5432;6379\"",
-    ] {
-        assert!(table.contains(line), "{line:?} is not in\n{table}");
+fn the_environment_of_istiod_and_the_namespaces_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let namespaces = folder.path().join("namespaces.yaml");
+    std::fs::write(
+        &namespaces,
+        "{kind: Namespace, metadata: {name: shop, annotations: {openshift.io/sa.scc.uid-range: 1000620000/10000}}}",
+    )
+    .unwrap();
+    let proxy = |arguments: &[&str], env: &[(&str, &str)]| {
+        let mut all = vec!["inject", "-f", "-", "-o", "json", "--native-sidecars", "true"];
+        all.extend(arguments);
+        let output = meshctl(&all, SHOP, env);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+        list["items"][2]["spec"]["template"]["spec"]["initContainers"][1].clone()
+    };
+    let file = ["--namespace-file", namespaces.to_str().unwrap()];
+    assert_eq!(proxy(&file, &[])["securityContext"]["runAsUser"], 1337);
+    let openshift = proxy(&file, &[("PLATFORM", "openshift")]);
+    assert_eq!(openshift["securityContext"]["runAsUser"], 1_000_629_999);
+    let compliant = proxy(&[], &[("COMPLIANCE_POLICY", "fips-140-3")])["env"].to_string();
+    assert!(compliant.contains("fips-140-3") && compliant.contains("fips140=only"), "{compliant}");
+    // A flag wins over the environment.
+    assert_eq!(proxy(&[], &[("ENABLE_NATIVE_SIDECARS", "false")])["name"], "istio-proxy");
+}
+
+#[test]
+fn folders_single_documents_and_skips() {
+    let folder = tempfile::tempdir().unwrap();
+    let documents: Vec<&str> = SHOP.split("---").collect();
+    std::fs::write(folder.path().join("b.yaml"), documents[2]).unwrap();
+    std::fs::write(folder.path().join("a.yml"), documents[1]).unwrap();
+    std::fs::write(folder.path().join("notes.txt"), "not: [yaml").unwrap();
+    let output = meshctl(&["inject", "-f", folder.path().to_str().unwrap()], "", &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let kinds: Vec<Value> =
+        parse_documents(&text(&output.stdout)).unwrap().iter().map(|d| d["kind"].clone()).collect();
+    assert_eq!(kinds, ["ConfigMap", "Deployment"], "in the order of the files' names");
+
+    let single = meshctl(&["inject", "-f", "-", "-o", "json"], documents[2], &[]);
+    let object: Value = serde_json::from_slice(&single.stdout).unwrap();
+    assert_eq!(object["kind"], "Deployment");
+
+    let host = "{kind: DaemonSet, metadata: {name: n, namespace: x}, spec: {template: {spec: {hostNetwork: true, containers: [{name: a}]}}}}";
+    let output = meshctl(&["inject", "-f", "-"], host, &[]);
+    assert_eq!(parse_documents(&text(&output.stdout)).unwrap(), parse_documents(host).unwrap());
+    assert_eq!(
+        text(&output.stderr),
+        "===> Skipping injection because DaemonSet \"x/n\" has host networking enabled\n"
+    );
+    for empty in ["", "---\n---\n", "# nothing\n"] {
+        let output = meshctl(&["inject", "-f", "-"], empty, &[]);
+        assert!(!output.status.success() && text(&output.stderr).contains("no documents found"));
     }
-    assert!(text(&output.stderr).contains("namespace next: istio.io/rev=canary asks for injection"));
+}
+
+/// What mesh-inject's README shows is what the program says, to the letter.
+#[test]
+fn the_readmes_session() {
+    let shown = include_str!("../../../mesh-inject/README.md")
+        .split_once("$ meshctl check-inject -f ten-pods.yaml -o short\n")
+        .and_then(|(_, rest)| rest.split_once("```"))
+        .map(|(session, _)| session)
+        .expect("the README shows a session");
+    let output = meshctl(&["check-inject", "-f", "-", "-o", "short"], include_str!("ten-pods.yaml"), &[]);
+    assert_eq!(text(&output.stderr) + &text(&output.stdout), shown);
+    let marks = shown.lines().filter(|line| line.ends_with(": injected") || line.ends_with(": NOT injected"));
+    assert_eq!(marks.count(), 10);
 }

@@ -1,7 +1,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::settings::Settings;
+use crate::annotation as a;
+use crate::settings::{NativeSidecars, Settings};
 
 const DOCUMENTS: &str = "
 apiVersion: v1
@@ -92,4 +93,134 @@ fn a_cron_jobs_metadata_is_its_job_templates() {
 fn yaml_written_reads_back() {
     let document = json!({"a": "b: c", "n": "0400"});
     assert_eq!(parse_documents(&to_yaml(&document)).unwrap(), [document]);
+}
+
+/// A workload of a kind, its pod labelled and annotated, and where that pod's spec stands.
+fn workload(kind: &str) -> (Value, &'static str) {
+    let metadata = json!({"labels": {"app": "web"}, "annotations": {"example.com/own": "kept"}});
+    let spec = json!({"containers": [{"name": "web", "image": "example/web:1", "env": [{"name": "A", "value": "1"}],
+        "livenessProbe": {"httpGet": {"path": "/ok", "port": 80}}}], "nodeSelector": {"disk": "fast"}});
+    let (spec, place) = match kind {
+        "Pod" => {
+            let mut metadata = metadata;
+            metadata["name"] = json!("web");
+            return (json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}), "/spec");
+        }
+        "CronJob" => (
+            json!({"schedule": "* * * * *", "jobTemplate": {"metadata": metadata, "spec": {"template": {"spec": spec}}}}),
+            "/spec/jobTemplate/spec/template/spec",
+        ),
+        _ => {
+            (json!({"replicas": 2, "template": {"metadata": metadata, "spec": spec}}), "/spec/template/spec")
+        }
+    };
+    (
+        json!({"apiVersion": "x/v1", "kind": kind, "metadata": {"name": "web", "namespace": "shop"}, "spec": spec}),
+        place,
+    )
+}
+
+const KINDS: [&str; 9] = [
+    "Pod",
+    "Deployment",
+    "StatefulSet",
+    "DaemonSet",
+    "ReplicaSet",
+    "ReplicationController",
+    "DeploymentConfig",
+    "Job",
+    "CronJob",
+];
+
+#[test]
+fn every_kind_alone_in_a_list_and_back() {
+    for native in [NativeSidecars::Always, NativeSidecars::Never] {
+        let injector = Injector::new(Settings { native_sidecars: native, ..Settings::default() }).unwrap();
+        let mut items = Vec::new();
+        for kind in KINDS {
+            let (object, place) = workload(kind);
+            let (injected, reports) = inject_document(&injector, &Cluster::default(), &object).unwrap();
+            assert_eq!((reports.len(), reports[0].kind.as_str()), (1, kind));
+            let spec = injected.pointer(place).unwrap();
+            let pod = json!({"spec": spec});
+            assert!(pod::sidecar(&pod).is_some(), "{kind}");
+            assert_eq!(spec["nodeSelector"], json!({"disk": "fast"}), "{kind}");
+            // Outside the pod nothing moves.
+            let mut outside = injected.clone();
+            let (metadata, _) = Place::of(kind).unwrap().pointers();
+            *outside.pointer_mut(place).unwrap() = object.pointer(place).unwrap().clone();
+            *outside.pointer_mut(metadata).unwrap() = object.pointer(metadata).unwrap().clone();
+            assert_eq!(outside, object, "{kind}");
+            let back = uninject(&injected).unwrap();
+            assert_eq!((back.document, back.changed), (object.clone(), 1), "{kind}: {:?}", back.warnings);
+            items.push(object);
+        }
+        items
+            .push(json!({"kind": "Widget", "spec": {"template": {"spec": {"containers": [{"name": "a"}]}}}}));
+        items.push(json!({"kind": "List", "items": [workload("Job").0]}));
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        let (injected, reports) = inject_document(&injector, &Cluster::default(), &list).unwrap();
+        assert_eq!(reports.len(), KINDS.len() + 1, "a list in a list is walked as well");
+        assert_eq!(
+            injected["items"][KINDS.len()],
+            list["items"][KINDS.len()],
+            "an unknown kind is untouched"
+        );
+        let back = uninject(&injected).unwrap();
+        assert_eq!((back.document, back.changed), (list, KINDS.len() + 1));
+    }
+}
+
+#[test]
+fn one_bad_workload_leaves_the_document_as_it_was() {
+    let (good, _) = workload("Deployment");
+    let mut bad = good.clone();
+    bad["spec"]["template"]["spec"]["containers"][0]["name"] = json!(7);
+    let list = json!({"kind": "List", "items": [good, bad]});
+    let error = inject_document(&injector(), &Cluster::default(), &list).unwrap_err();
+    assert!(error.to_string().contains("spec.containers[0].name"), "{error}");
+    assert!(uninject(&list).is_err());
+}
+
+/// Everything that taking back cannot restore is in the list that the documentation of [`uninject`] gives, and each is said.
+#[test]
+fn what_does_not_come_back_is_said() {
+    let taken_back = |pod: &Value| {
+        let (injected, _) = inject_document(&injector(), &Cluster::default(), pod).unwrap();
+        let back = uninject(&injected).unwrap();
+        (back.document, back.warnings.join("\n"))
+    };
+    let pod = || workload("Pod").0;
+
+    let mut named = pod();
+    named["spec"]["containers"][0]["ports"] = json!([{"name": "http", "containerPort": 80}]);
+    named["spec"]["containers"][0]["livenessProbe"]["httpGet"]["port"] = json!("http");
+    let (back, warnings) = taken_back(&named);
+    assert_eq!(back["spec"]["containers"][0]["livenessProbe"]["httpGet"]["port"], 80);
+    assert!(warnings.contains("probes of web name their ports by number now"), "{warnings}");
+
+    let mut spelled = pod();
+    spelled["metadata"]["annotations"]["prometheus.io.port"] = json!("9000");
+    let (back, warnings) = taken_back(&spelled);
+    assert_eq!(back["metadata"]["annotations"]["prometheus.io/port"], "9000");
+    assert!(warnings.contains("Prometheus annotations are back under their usual names"), "{warnings}");
+
+    let mut own_label = pod();
+    own_label["metadata"]["labels"][a::TLS_MODE] = json!("disabled");
+    own_label["metadata"]["annotations"][a::DEFAULT_CONTAINER] = json!("web");
+    let (back, warnings) = taken_back(&own_label);
+    assert!(back["metadata"]["labels"].get(a::TLS_MODE).is_none());
+    assert!(warnings.contains(a::TLS_MODE) && warnings.contains(a::DEFAULT_CONTAINER), "{warnings}");
+
+    let mut gateway = pod();
+    gateway["metadata"]["annotations"][a::TEMPLATES] = json!("gateway");
+    let (back, warnings) = taken_back(&gateway);
+    assert!(back["spec"]["securityContext"].is_object());
+    assert!(warnings.contains("spec.securityContext is left"), "{warnings}");
+
+    let mut unreadable = pod();
+    unreadable["metadata"]["annotations"][a::STATUS] = json!("{");
+    let result = uninject(&unreadable).unwrap();
+    assert_eq!((result.document, result.changed), (unreadable, 0));
+    assert!(result.warnings[0].contains("cannot be read"), "{:?}", result.warnings);
 }

@@ -1,40 +1,50 @@
 //! `meshctl check-inject`
 
+mod question;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use mesh_inject::offline;
 use mesh_inject::webhook::{self, Selection};
-use mesh_inject::{Cluster, Injector, Request, WebhookOptions, Workload};
+use mesh_inject::{Cluster, Injector, Request, Workload, annotation};
 use serde_json::{Value, json};
 
-use crate::documents;
+use self::question::{Question, Wanted, unknown_namespace};
+use crate::kubernetes::ClusterArguments;
 use crate::settings::SettingsArguments;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Only the pod or workload of this name.
+    /// Only the pod (with -f: pod or workload) of this name.
+    #[arg(value_name = "POD")]
     name: Option<String>,
-    /// File or directory with pods or workloads, their Namespaces and, if there are any, the
+    /// Ask about a file or directory instead of a cluster: pods or workloads, their Namespaces and, if there are any, the
     /// MutatingWebhookConfigurations; `-` is standard input. Repeatable.
-    #[arg(short = 'f', long = "filename", required = true, value_name = "FILE")]
+    #[arg(short = 'f', long = "filename", value_name = "FILE", conflicts_with_all = ["kubeconfig", "context", "everywhere"])]
     files: Vec<PathBuf>,
-    /// Only this namespace; also the namespace of objects that name none.
+    /// Only this namespace; with -f also the namespace of objects that name none. Default in a cluster: the context's.
     #[arg(short, long)]
     namespace: Option<String>,
+    /// Every namespace of the cluster.
+    #[arg(short = 'A', long = "all-namespaces", conflicts_with = "namespace")]
+    everywhere: bool,
     /// Form of the output.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
+    #[command(flatten)]
+    cluster: ClusterArguments,
     #[command(flatten)]
     settings: SettingsArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A table for people.
+    /// For people: each pod, why, what every webhook said, and warnings.
     Table,
+    /// The same with the webhooks only where none selects the pod.
+    Short,
     /// A JSON list.
     Json,
 }
@@ -50,44 +60,44 @@ struct Answer {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
     let injector = Injector::new(arguments.settings.settings()?)?;
-    let objects = documents::objects(documents::read_all(&arguments.files)?);
-    let cluster = arguments.settings.cluster(&objects)?;
-    let mut configurations: Vec<Value> =
-        objects.iter().filter(|object| object["kind"] == "MutatingWebhookConfiguration").cloned().collect();
-    if configurations.is_empty() {
-        let options =
-            WebhookOptions { revision: injector.settings().revision.clone(), ..WebhookOptions::default() };
-        configurations.push(options.build());
+    let wanted = Wanted {
+        name: arguments.name.as_deref(),
+        namespace: arguments.namespace.as_deref(),
+        everywhere: arguments.everywhere,
+    };
+    let question = if arguments.files.is_empty() {
+        Question::from_cluster(&arguments.cluster, &wanted, &arguments.settings)?
+    } else {
+        let revision = &injector.settings().revision;
+        Question::from_files(&arguments.files, &wanted, &arguments.settings, revision)?
+    };
+    if question.workloads.is_empty() {
+        bail!("no such pod or workload {}", if question.live { "in the cluster" } else { "in the files" });
     }
-    let mut answers = Vec::new();
-    for object in &objects {
-        for (workload, pod) in offline::pods(object) {
-            let namespace = match (workload.namespace.as_str(), &arguments.namespace) {
-                ("", Some(namespace)) => namespace.clone(),
-                ("", None) => "default".to_owned(),
-                (own, _) => own.to_owned(),
-            };
-            let wanted = arguments.namespace.as_ref().is_none_or(|wanted| *wanted == namespace)
-                && arguments.name.as_ref().is_none_or(|wanted| *wanted == workload.name);
-            if wanted {
-                answers.push(ask(&injector, &configurations, &cluster, workload, namespace, &pod));
+    if question.configurations.is_empty() {
+        eprintln!("warning: no MutatingWebhookConfiguration of the cluster has an entry of an injector");
+    }
+    let answers: Vec<Answer> = question
+        .workloads
+        .iter()
+        .map(|(workload, namespace, pod)| {
+            let mut answer = ask(&injector, &question, workload.clone(), namespace.clone(), pod);
+            if question.live {
+                answer.warnings.extend(compare(pod, answer.injected));
             }
-        }
-    }
-    if answers.is_empty() {
-        bail!("no such pod or workload in the files");
-    }
-    let namespaces: Vec<Value> = cluster.namespaces.values().cloned().collect();
-    let findings = webhook::check(&configurations, &namespaces);
-    for finding in findings {
+            answer
+        })
+        .collect();
+    let namespaces: Vec<Value> = question.cluster.namespaces.values().cloned().collect();
+    for finding in webhook::check(&question.configurations, &namespaces) {
         // A configuration that was made up here has no bundle, and nobody expects one.
-        let made_up = matches!(finding, webhook::Finding::NoCaBundle { .. });
-        if !made_up || objects.iter().any(|object| object["kind"] == "MutatingWebhookConfiguration") {
+        if question.configurations_given || !matches!(finding, webhook::Finding::NoCaBundle { .. }) {
             eprintln!("warning: {finding}");
         }
     }
     Ok(match arguments.output {
-        Output::Table => table(&answers),
+        Output::Table => table(&answers, true),
+        Output::Short => table(&answers, false),
         Output::Json => format!("{:#}\n", Value::Array(answers.iter().map(Answer::json).collect())),
     })
 }
@@ -95,15 +105,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
 /// Both questions: the API server's and the handler's; and a rehearsal, which finds what would be refused.
 fn ask(
     injector: &Injector,
-    configurations: &[Value],
-    cluster: &Cluster,
+    question: &Question,
     workload: Workload,
     namespace: String,
     pod: &Value,
 ) -> Answer {
-    let unknown = json!({"metadata": {"name": namespace}});
+    let cluster: &Cluster = &question.cluster;
+    let unknown = unknown_namespace(&namespace);
     let object = cluster.namespaces.get(&namespace).unwrap_or(&unknown);
-    let selections = webhook::selections(configurations, object, pod);
+    let selections = webhook::selections(&question.configurations, object, pod);
     let selected = selections.iter().find(|selection| selection.selected());
     let (decision, notes) = injector.decide_with_notes(pod, &namespace);
     let mut warnings: Vec<String> = notes.iter().map(ToString::to_string).collect();
@@ -127,6 +137,19 @@ fn ask(
     Answer { workload, namespace, selections, injected, reason, warnings }
 }
 
+/// What surprises people most: the answer is about a pod created now, and the one they look at is older.
+fn compare(pod: &Value, injected: bool) -> Option<String> {
+    let annotations = pod.pointer("/metadata/annotations");
+    let has = annotations.is_some_and(|all| all.get(annotation::STATUS).is_some());
+    match (has, injected) {
+        (false, true) => Some("the pod runs without a sidecar; a pod created now would get one".to_owned()),
+        (true, false) => {
+            Some("the pod was injected when it was created; one created now would not be".to_owned())
+        }
+        _ => None,
+    }
+}
+
 impl Answer {
     fn json(&self) -> Value {
         json!({
@@ -141,7 +164,7 @@ impl Answer {
     }
 }
 
-fn table(answers: &[Answer]) -> String {
+fn table(answers: &[Answer], every_webhook: bool) -> String {
     let mut text = String::new();
     for answer in answers {
         let mark = if answer.injected { "injected" } else { "NOT injected" };
@@ -150,9 +173,10 @@ fn table(answers: &[Answer]) -> String {
             "{} {}/{}: {mark}\n  {}",
             answer.workload.kind, answer.namespace, answer.workload.name, answer.reason
         );
-        let width =
-            answer.selections.iter().map(|selection| selection.webhook.len()).max().unwrap_or_default();
-        for selection in &answer.selections {
+        let selected = answer.selections.iter().any(Selection::selected);
+        let shown = if every_webhook || !selected { answer.selections.as_slice() } else { &[] };
+        let width = shown.iter().map(|selection| selection.webhook.len()).max().unwrap_or_default();
+        for selection in shown {
             let why = selection.unmet.as_ref().map_or_else(
                 || format!("selected, calls {}", selection.target),
                 |unmet| format!("not selected: {unmet}"),
