@@ -12,6 +12,7 @@ mod router;
 mod routes;
 mod serve;
 mod upgrade;
+mod watch;
 
 pub(crate) use headers::host;
 pub(crate) use manager::{HttpConnection, ManagerRuntime};

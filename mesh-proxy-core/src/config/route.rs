@@ -153,7 +153,7 @@ pub struct Forward {
     pub cluster: ClusterSpecifier,
     /// For the whole response, retries included. `None` is no limit (Istio's default; Envoy's is 15 s).
     pub timeout: Option<Duration>,
-    /// Without a byte in either direction. `None` leaves it to the connection manager.
+    /// Without a byte in either direction. `None` leaves it to the connection manager, zero is no limit.
     pub idle_timeout: Option<Duration>,
     /// Bound for the client's `grpc-timeout` header: `None` ignores the header, zero accepts any.
     pub max_grpc_timeout: Option<Duration>,
@@ -169,7 +169,8 @@ pub struct Forward {
     pub hash_policies: Vec<HashPolicy>,
     /// When the cluster is unknown. Default 503.
     pub cluster_not_found: StatusCode,
-    /// Upgrades allowed or refused here, overriding the connection manager: lower-case name, enabled.
+    /// Upgrades allowed or refused here, overriding the connection manager: lower-case name (`connect` for CONNECT
+    /// requests), enabled.
     pub upgrades: Vec<(Arc<str>, bool)>,
 }
 
@@ -275,19 +276,30 @@ pub struct MirrorPolicy {
     pub shadow_host_suffix: bool,
 }
 
+/// One part of the hash of consistent hashing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HashPolicy {
+    /// What is hashed.
+    pub source: HashSource,
+    /// Later policies count only while there is no hash yet.
+    pub terminal: bool,
+}
+
 /// What consistent hashing hashes.
 #[derive(Debug, Clone, PartialEq)]
-pub enum HashPolicy {
+pub enum HashSource {
     /// A header's value.
     Header(HeaderName),
-    /// A cookie, generated when `ttl` is given and it is missing.
+    /// A cookie, generated and set on the response when `ttl` is given and it is missing.
     Cookie {
         /// Name.
         name: Arc<str>,
         /// Lifetime of a generated cookie; zero is a session cookie; `None` never generates.
         ttl: Option<Duration>,
-        /// Path of a generated cookie.
+        /// Path of a generated cookie; may be empty.
         path: Arc<str>,
+        /// Further attributes of a generated cookie: name and value, which may be empty.
+        attributes: Vec<(Arc<str>, Arc<str>)>,
     },
     /// The client's address.
     SourceIp,

@@ -3,10 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use ::http::HeaderValue;
-use mesh_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use mesh_xds::pb::envoy::{
+    config::core::v3::{self as core, http_protocol_options::HeadersWithUnderscoresAction},
+    extensions::filters::network::http_connection_manager::v3 as pb,
+};
 use pb::http_connection_manager::{
     CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
-    ServerHeaderTransformation,
+    ServerHeaderTransformation, StripPortMode,
 };
 
 use super::{
@@ -14,8 +17,8 @@ use super::{
 };
 use crate::{
     config::{
-        Codec, EscapedSlashes, ForwardClientCert, HttpConnectionManager, PathNormalization, RouteSource,
-        ServerHeader, SetClientCertDetails,
+        Codec, EscapedSlashes, ForwardClientCert, HeadersWithUnderscores, HttpConnectionManager,
+        PathNormalization, RouteSource, ServerHeader, SetClientCertDetails, StripHostPort,
     },
     error::ConfigError,
 };
@@ -60,6 +63,7 @@ pub(super) fn manager(message: &pb::HttpConnectionManager) -> Result<HttpConnect
             ServerHeaderTransformation::PassThrough => ServerHeader::PassThrough,
         },
         use_remote_address: message.use_remote_address.unwrap_or(false),
+        skip_xff_append: message.skip_xff_append,
         xff_trusted_hops: message.xff_num_trusted_hops,
         forward_client_cert: match message.forward_client_cert_details() {
             ForwardClientCertDetails::Sanitize => ForwardClientCert::Sanitize,
@@ -70,13 +74,7 @@ pub(super) fn manager(message: &pb::HttpConnectionManager) -> Result<HttpConnect
         },
         set_client_cert: message.set_current_client_cert_details.as_ref().map_or_else(
             SetClientCertDetails::default,
-            |d| SetClientCertDetails {
-                subject: d.subject.unwrap_or(false),
-                cert: d.cert,
-                chain: d.chain,
-                dns: d.dns,
-                uri: d.uri,
-            },
+            |d| SetClientCertDetails { subject: d.subject.unwrap_or(false), dns: d.dns, uri: d.uri },
         ),
         generate_request_id: message.generate_request_id.unwrap_or(true),
         preserve_external_request_id: message.preserve_external_request_id,
@@ -110,15 +108,31 @@ pub(super) fn manager(message: &pb::HttpConnectionManager) -> Result<HttpConnect
             "max_connection_duration",
             common.and_then(|c| c.max_connection_duration.as_ref()),
         )?,
+        max_stream_duration: limit(
+            "common_http_protocol_options.max_stream_duration",
+            common.and_then(|c| c.max_stream_duration.as_ref()),
+        )?,
         max_requests_per_connection: common.and_then(|c| c.max_requests_per_connection).unwrap_or(0),
         max_concurrent_streams: http2
             .and_then(|h| h.max_concurrent_streams)
             .unwrap_or(defaults.max_concurrent_streams),
         initial_stream_window: http2.and_then(|h| h.initial_stream_window_size),
         initial_connection_window: http2.and_then(|h| h.initial_connection_window_size),
-        max_request_headers_bytes: message.max_request_headers_kb.map_or(60 * 1024, |kb| kb * 1024),
+        max_request_headers_bytes: message
+            .max_request_headers_kb
+            .map_or(60 * 1024, |kb| kb.saturating_mul(1024)),
         max_request_headers: common.and_then(|c| c.max_headers_count).unwrap_or(100),
-        strip_matching_host_port: message.strip_matching_host_port,
+        strip_host_port: match message.strip_port_mode {
+            Some(StripPortMode::StripAnyHostPort(true)) => StripHostPort::Any,
+            _ if message.strip_matching_host_port => StripHostPort::Matching,
+            _ => StripHostPort::Keep,
+        },
+        strip_trailing_host_dot: message.strip_trailing_host_dot,
+        underscores: match common.map(core::HttpProtocolOptions::headers_with_underscores_action) {
+            None | Some(HeadersWithUnderscoresAction::Allow) => HeadersWithUnderscores::Allow,
+            Some(HeadersWithUnderscoresAction::RejectRequest) => HeadersWithUnderscores::Reject,
+            Some(HeadersWithUnderscoresAction::DropHeader) => HeadersWithUnderscores::Drop,
+        },
         ..defaults
     })
 }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     config::{
-        ClusterSpecifier, DirectResponse, Forward, HashPolicy, HostRewrite, MirrorPolicy, PathRewrite,
-        Redirect, RetryOn, RetryPolicy, RouteAction, WeightedCluster,
+        ClusterSpecifier, DirectResponse, Forward, HashPolicy, HashSource, HostRewrite, MirrorPolicy,
+        PathRewrite, Redirect, RetryOn, RetryPolicy, RouteAction, WeightedCluster,
     },
     error::ConfigError,
 };
@@ -97,7 +97,7 @@ fn forward(message: &pb::RouteAction) -> Result<Forward> {
     Ok(Forward {
         cluster,
         timeout: [timeout, max_stream].into_iter().flatten().min(),
-        idle_timeout: limit("idle_timeout", message.idle_timeout.as_ref())?,
+        idle_timeout: message.idle_timeout.as_ref().map(|d| duration("idle_timeout", d)).transpose()?,
         max_grpc_timeout: grpc.map(|d| duration("max_grpc_timeout", d)).transpose()?,
         retry: message
             .retry_policy
@@ -176,19 +176,42 @@ fn mirror(message: &pb::route_action::RequestMirrorPolicy) -> Result<MirrorPolic
 
 fn hash_policy(message: &pb::route_action::HashPolicy) -> Result<HashPolicy> {
     use pb::route_action::hash_policy::PolicySpecifier;
-    Ok(match message.policy_specifier.as_ref().ok_or_else(|| missing("hash_policy"))? {
+    let source = match message.policy_specifier.as_ref().ok_or_else(|| missing("hash_policy"))? {
         PolicySpecifier::Header(h) => {
-            HashPolicy::Header(header_name("hash_policy.header_name", &h.header_name)?)
+            if h.regex_rewrite.is_some() {
+                return Err(unsupported("hash_policy.header.regex_rewrite", "a rewritten header"));
+            }
+            HashSource::Header(header_name("hash_policy.header_name", &h.header_name)?)
         }
-        PolicySpecifier::Cookie(c) => HashPolicy::Cookie {
-            name: c.name.as_str().into(),
-            ttl: c.ttl.as_ref().map(|t| duration("hash_policy.ttl", t)).transpose()?,
-            path: c.path.as_str().into(),
-        },
-        PolicySpecifier::ConnectionProperties(_) => HashPolicy::SourceIp,
-        PolicySpecifier::QueryParameter(q) => HashPolicy::Query(q.name.as_str().into()),
+        PolicySpecifier::Cookie(c) => {
+            let text = |field: &str, text: &str| {
+                // What would end the attribute, or the header, would forge another.
+                let plain = text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b';');
+                let why = "not allowed in a cookie";
+                if plain { Ok(Arc::from(text)) } else { Err(ConfigError::invalid(field, text, why)) }
+            };
+            let name = header_name("hash_policy.cookie.name", &c.name).map(|_| c.name.as_str().into())?;
+            let attributes = c.attributes.iter().map(|a| {
+                Ok((
+                    text("hash_policy.cookie.attributes.name", &a.name)?,
+                    text("hash_policy.cookie.attributes.value", &a.value)?,
+                ))
+            });
+            HashSource::Cookie {
+                name,
+                ttl: c.ttl.as_ref().map(|t| duration("hash_policy.cookie.ttl", t)).transpose()?,
+                path: text("hash_policy.cookie.path", &c.path)?,
+                attributes: attributes.collect::<Result<_>>()?,
+            }
+        }
+        PolicySpecifier::ConnectionProperties(c) if c.source_ip => HashSource::SourceIp,
+        PolicySpecifier::ConnectionProperties(_) => {
+            return Err(ConfigError::invalid("hash_policy.source_ip", false, "nothing would be hashed"));
+        }
+        PolicySpecifier::QueryParameter(q) => HashSource::Query(q.name.as_str().into()),
         PolicySpecifier::FilterState(_) => return Err(unsupported("hash_policy", "a hash of filter state")),
-    })
+    };
+    Ok(HashPolicy { source, terminal: message.terminal })
 }
 
 pub(super) fn retry_policy(message: &pb::RetryPolicy) -> Result<RetryPolicy> {
