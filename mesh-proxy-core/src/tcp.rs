@@ -9,7 +9,7 @@ use crate::{
     config::{ClusterSpecifier, Direction, TcpProxy},
     error::ConfigError,
     filter::{ConnectionInfo, UpstreamInfo},
-    http::choose_weighted,
+    http::{choose_weighted, source_hash},
     lifecycle::{KILLED, Lifecycle},
     net::{Ended, Moved, Stream, relay},
     proxy::Shared,
@@ -74,8 +74,19 @@ pub(crate) async fn proxy(
     runtime.cx_total.inc();
     runtime.cx_active.inc();
     let mut outcomes = Outcomes::default();
+    let end = runtime.config.max_connection_duration.map(|most| info.start + most);
+    let too_old = async {
+        match end {
+            Some(end) => tokio::time::sleep_until(end).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = run(runtime, &mut client, &info, &shared, &worker, &mut outcomes) => {}
+        () = too_old => {
+            outcomes.flags = outcomes.flags.union(ResponseFlags::DURATION_TIMEOUT);
+            outcomes.details = Some("max_downstream_connection_duration");
+        }
         () = lifecycle.reached(KILLED) => {
             outcomes.details = Some("drained");
         }
@@ -207,12 +218,14 @@ async fn dial(
     cluster: &Arc<ClusterRuntime>,
     outcomes: &mut Outcomes,
 ) -> Option<(Stream, Arc<Host>)> {
+    let hash = runtime.config.hash_source_ip.then(|| source_hash(info.peer.ip()));
     let mut tried = Vec::new();
     let attempts = runtime.config.max_connect_attempts.max(1);
     for attempt in 1..=attempts {
         let pick = Pick {
             worker: Some(worker),
             original: Some(info.local),
+            hash,
             avoid: &tried,
             avoid_attempts: if tried.is_empty() { 0 } else { 5 },
             ..Pick::default()

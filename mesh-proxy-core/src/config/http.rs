@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use ipnet::IpNet;
 
 use super::{AccessLog, HeaderMatcher, HeaderOperations, Rbac, RouteConfiguration, StringMatcher};
 
@@ -37,7 +38,7 @@ pub struct HttpConnectionManager {
     pub set_client_cert: SetClientCertDetails,
     /// Make an `x-request-id` where there is none. Default true.
     pub generate_request_id: bool,
-    /// Keep an `x-request-id` from an external client (with `use_remote_address`, one whose address is not private).
+    /// Keep an `x-request-id` from an external client (with `use_remote_address`, one whose address is not internal).
     /// Default false.
     pub preserve_external_request_id: bool,
     /// Return `x-request-id`. Default false.
@@ -75,6 +76,8 @@ pub struct HttpConnectionManager {
     pub max_request_headers_bytes: u32,
     /// Most request headers (431). Default 100.
     pub max_request_headers: u32,
+    /// Internal clients' addresses. `None` means private and loopback ones.
+    pub internal_ranges: Option<Vec<IpNet>>,
     /// Whether the host loses its port before routing.
     pub strip_host_port: StripHostPort,
     /// Whether the host loses a dot at its end before routing. Default false.
@@ -121,6 +124,7 @@ impl HttpConnectionManager {
             initial_connection_window: None,
             max_request_headers_bytes: 60 * 1024,
             max_request_headers: 100,
+            internal_ranges: None,
             strip_host_port: StripHostPort::Keep,
             strip_trailing_host_dot: false,
             underscores: HeadersWithUnderscores::Allow,
@@ -451,6 +455,7 @@ pub(crate) mod names {
     pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
     pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
     pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
     pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
     pub(crate) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");

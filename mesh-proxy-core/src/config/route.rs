@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Fraction, HeaderMatcher, HeaderOperations, PerFilterConfig, QueryMatcher, RbacRule, Regex};
+use super::{Fraction, HeaderMatcher, HeaderOperations, PerFilterConfig, QueryMatcher, Regex};
 
 /// A route table.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -62,8 +62,6 @@ pub struct Route {
     pub response_headers: HeaderOperations,
     /// Per-filter configuration.
     pub per_filter: Vec<PerFilterConfig>,
-    /// `decorator.operation`.
-    pub operation: Arc<str>,
 }
 
 impl Route {
@@ -77,7 +75,6 @@ impl Route {
             request_headers: HeaderOperations::default(),
             response_headers: HeaderOperations::default(),
             per_filter: Vec::new(),
-            operation: "".into(),
         }
     }
 }
@@ -97,8 +94,6 @@ pub struct RouteMatch {
     pub grpc: bool,
     /// Only this share of requests.
     pub fraction: Option<Fraction>,
-    /// Dynamic metadata (always [`RbacRule::Metadata`]).
-    pub metadata: Vec<RbacRule>,
 }
 
 impl Default for RouteMatch {
@@ -110,7 +105,6 @@ impl Default for RouteMatch {
             query: Vec::new(),
             grpc: false,
             fraction: None,
-            metadata: Vec::new(),
         }
     }
 }
@@ -163,6 +157,8 @@ pub struct Forward {
     pub rewrite: Option<PathRewrite>,
     /// Host rewrite.
     pub host_rewrite: HostRewrite,
+    /// Append the host that was asked for to `x-forwarded-host` when it is rewritten. Default false.
+    pub append_forwarded_host: bool,
     /// Shadow requests.
     pub mirrors: Vec<MirrorPolicy>,
     /// What consistent hashing hashes.
@@ -186,6 +182,7 @@ impl Forward {
             retry: None,
             rewrite: None,
             host_rewrite: HostRewrite::None,
+            append_forwarded_host: false,
             mirrors: Vec::new(),
             hash_policies: Vec::new(),
             cluster_not_found: StatusCode::SERVICE_UNAVAILABLE,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request};
+use ipnet::IpNet;
 
 use super::routes::without_port;
 use crate::{
@@ -250,6 +251,13 @@ pub(crate) fn append_forwarded_for(headers: &mut HeaderMap, peer: IpAddr) {
     }
 }
 
+/// Appends the request's host to `x-forwarded-host`.
+pub(crate) fn append_forwarded_host(headers: &mut HeaderMap) {
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        append(headers, &names::FORWARDED_HOST, &host);
+    }
+}
+
 /// The client's address as far as it can be trusted, see
 /// [`RequestContext::client_address`](crate::filter::RequestContext::client_address).
 pub(crate) fn client_address(headers: &HeaderMap, own: bool, hops: u32, peer: IpAddr) -> IpAddr {
@@ -265,8 +273,11 @@ pub(crate) fn client_address(headers: &HeaderMap, own: bool, hops: u32, peer: Ip
     named.and_then(|text| text.parse::<IpAddr>().ok()).map_or(peer, |ip| ip.to_canonical())
 }
 
-/// Whether an address is of a private network or this machine's own.
-pub(crate) fn is_private(address: IpAddr) -> bool {
+/// Whether an address is internal: as configured, else of a private network or this machine's own.
+pub(crate) fn is_internal(address: IpAddr, ranges: Option<&[IpNet]>) -> bool {
+    if let Some(ranges) = ranges {
+        return ranges.iter().any(|range| range.contains(&address));
+    }
     match address {
         IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),

@@ -145,7 +145,8 @@ async fn process(
     {
         headers::set_host(head, &host);
     }
-    let external = config.use_remote_address && !headers::is_private(exchange.cx.client);
+    let external = config.use_remote_address
+        && !headers::is_internal(exchange.cx.client, config.internal_ranges.as_deref());
     let rules = RequestRules {
         client_cert: manager.config.forward_client_cert,
         element: connection.client_cert.as_ref(),

@@ -11,6 +11,7 @@ mod answers;
 mod prepare;
 
 pub(crate) use answers::{expand, redirect};
+pub(crate) use prepare::source_hash;
 
 use answers::{classify, failed};
 use prepare::{absolute_form, deadline, find_cluster, hash, options, origin_form, prepare, protocol};

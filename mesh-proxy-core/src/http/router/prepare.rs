@@ -1,6 +1,6 @@
 //! What is decided about a request before its attempts: cluster, headers, deadline, protocol, hash.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Version, header, request, uri};
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ use crate::{
         names,
     },
     filter::LocalReply,
-    http::{HttpConnection, exchange::Exchange, path, pipeline::capture_request, routes},
+    http::{HttpConnection, exchange::Exchange, headers, path, pipeline::capture_request, routes},
     telemetry::ResponseFlags,
     upstream::{ClusterRuntime, ConnectOptions, Host, Protocol},
 };
@@ -113,7 +113,12 @@ pub(super) fn prepare(
         HostRewrite::None | HostRewrite::Endpoint => None,
     });
     if let Some(host) = new_host {
+        if forward.append_forwarded_host {
+            headers::append_forwarded_host(&mut head.headers);
+        }
         head.headers.insert(header::HOST, host);
+    } else if forward.append_forwarded_host && forward.host_rewrite == HostRewrite::Endpoint {
+        headers::append_forwarded_host(&mut head.headers);
     }
     capture_request(exchange, head);
     attempt_count
@@ -196,7 +201,7 @@ pub(super) fn hash(
     for policy in &forward.hash_policies {
         let new = match &policy.source {
             HashSource::Header(name) => head.headers.get(name).map(|v| xxhash(v.as_bytes())),
-            HashSource::SourceIp => Some(xxhash(exchange.cx.client.to_string().as_bytes())),
+            HashSource::SourceIp => Some(source_hash(exchange.cx.client)),
             HashSource::Query(name) => head.uri.query().and_then(|query| {
                 let value =
                     query.split('&').find_map(|pair| pair.strip_prefix(&**name)?.strip_prefix('='))?;
@@ -223,6 +228,11 @@ pub(super) fn hash(
         }
     }
     hash
+}
+
+/// The hash of a client's address.
+pub(crate) fn source_hash(client: IpAddr) -> u64 {
+    xxhash(client.to_string().as_bytes())
 }
 
 fn xxhash(bytes: &[u8]) -> u64 {
