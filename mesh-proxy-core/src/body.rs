@@ -10,6 +10,10 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+mod observed;
+
+pub(crate) use observed::{Observe, Observed};
+
 /// An error while a body is read: who broke off.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

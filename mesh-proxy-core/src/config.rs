@@ -28,9 +28,9 @@ pub use filter_chain::{FilterChain, FilterChainMatch, SourceType, TransportProto
 pub use headers::{AppendAction, HeaderOperation, HeaderOperations};
 pub use http::{
     AlpnOverride, Codec, Cors, CustomFilter, EscapedSlashes, Fault, FaultAbort, FaultDelay,
-    ForwardClientCert, Fraction, HeaderMutation, HttpConnectionManager, HttpFilterConfig, HttpFilterKind,
-    LocalRateLimit, PathNormalization, PerFilterConfig, PerRoute, RouteSource, ServerHeader,
-    SetClientCertDetails,
+    ForwardClientCert, Fraction, HeaderMutation, HeadersWithUnderscores, HttpConnectionManager,
+    HttpFilterConfig, HttpFilterKind, LocalRateLimit, PathNormalization, PerFilterConfig, PerRoute,
+    RouteSource, ServerHeader, SetClientCertDetails, StripHostPort,
 };
 pub use listener::{Direction, Inspector, Listener, ListenerFilters, PortPredicate};
 pub(crate) use matcher::is_grpc;
@@ -40,8 +40,8 @@ pub use matcher::{
 pub use network::{NetworkFilter, NetworkRbac, TcpProxy};
 pub use rbac::{Rbac, RbacAction, RbacPolicy, RbacRule, RbacRules};
 pub use route::{
-    ClusterSpecifier, DirectResponse, Forward, HashPolicy, HostRewrite, MirrorPolicy, PathMatch, PathRewrite,
-    Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-    WeightedCluster,
+    ClusterSpecifier, DirectResponse, Forward, HashPolicy, HashSource, HostRewrite, MirrorPolicy, PathMatch,
+    PathRewrite, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch,
+    VirtualHost, WeightedCluster,
 };
 pub use tls::{DownstreamTls, SecretRef, TlsVersion, UpstreamTls};

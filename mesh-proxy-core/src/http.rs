@@ -12,8 +12,10 @@ mod router;
 mod routes;
 mod serve;
 mod upgrade;
+mod watch;
 
 pub(crate) use headers::host;
 pub(crate) use manager::{HttpConnection, ManagerRuntime};
+pub(crate) use router::source_hash;
 pub(crate) use routes::{RouteSlot, RouteTable, choose_weighted, cluster_name, per_filter};
 pub(crate) use serve::serve;

@@ -11,8 +11,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::config::TcpKeepalive;
 
+mod relay;
 mod stream;
 
+pub(crate) use relay::{Ended, Moved, relay};
 pub(crate) use stream::Stream;
 
 /// Opens a listening socket. Must be called inside a runtime.

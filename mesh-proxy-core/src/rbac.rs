@@ -1,6 +1,6 @@
 //! Evaluation of RBAC rules, for requests and for connections.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::request;
 
@@ -13,6 +13,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Input<'a> {
     pub(crate) connection: &'a ConnectionInfo,
+    /// The client's address as far as it can be trusted.
+    pub(crate) client: IpAddr,
     pub(crate) head: Option<&'a request::Parts>,
     pub(crate) metadata: &'a [(Arc<str>, Arc<str>, Arc<str>)],
 }
@@ -62,8 +64,8 @@ fn matches(rule: &RbacRule, input: &Input<'_>) -> bool {
             let Some(peer) = connection.tls.as_ref().and_then(|tls| tls.peer.as_ref()) else { return false };
             name.as_ref().is_none_or(|name| peer.principals().any(|p| name.matches(p)))
         }
-        // A sidecar sees its peer directly; `x-forwarded-for` is only believed from trusted hops, of which there are none.
-        RbacRule::DirectRemoteIp(net) | RbacRule::RemoteIp(net) => net.contains(&connection.peer.ip()),
+        RbacRule::DirectRemoteIp(net) => net.contains(&connection.peer.ip()),
+        RbacRule::RemoteIp(net) => net.contains(&input.client),
     }
 }
 

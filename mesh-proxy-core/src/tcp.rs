@@ -1,25 +1,17 @@
 //! The TCP proxy: bytes to a cluster, both directions, with half-close.
 
 use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll, ready},
-    time::{Duration, SystemTime},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::SystemTime,
 };
-
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::{
     config::{ClusterSpecifier, Direction, TcpProxy},
     error::ConfigError,
     filter::{ConnectionInfo, UpstreamInfo},
-    http::choose_weighted,
+    http::{choose_weighted, source_hash},
     lifecycle::{KILLED, Lifecycle},
-    net::Stream,
+    net::{Ended, Moved, Stream, relay},
     proxy::Shared,
     telemetry::{Counter, Gauge, Logs, Record, ResponseFlags, SeriesKey, SeriesLabels},
     upstream::{
@@ -27,9 +19,6 @@ use crate::{
     },
     worker::Worker,
 };
-
-/// Copy buffers, per direction.
-const BUFFER: usize = 16 * 1024;
 
 /// A compiled TCP proxy.
 #[derive(Debug)]
@@ -68,8 +57,7 @@ struct Outcomes {
     upstream: UpstreamInfo,
     flags: ResponseFlags,
     details: Option<&'static str>,
-    received: u64,
-    sent: u64,
+    moved: Moved,
     cluster: Option<Arc<ClusterRuntime>>,
 }
 
@@ -86,19 +74,32 @@ pub(crate) async fn proxy(
     runtime.cx_total.inc();
     runtime.cx_active.inc();
     let mut outcomes = Outcomes::default();
+    let end = runtime.config.max_connection_duration.map(|most| info.start + most);
+    let too_old = async {
+        match end {
+            Some(end) => tokio::time::sleep_until(end).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = run(runtime, &mut client, &info, &shared, &worker, &mut outcomes) => {}
+        () = too_old => {
+            outcomes.flags = outcomes.flags.union(ResponseFlags::DURATION_TIMEOUT);
+            outcomes.details = Some("max_downstream_connection_duration");
+        }
         () = lifecycle.reached(KILLED) => {
             outcomes.details = Some("drained");
         }
     }
     runtime.cx_active.dec();
-    runtime.rx_bytes.add(outcomes.received);
-    runtime.tx_bytes.add(outcomes.sent);
+    let (received, sent) = (outcomes.moved.received.load(Relaxed), outcomes.moved.sent.load(Relaxed));
+    runtime.rx_bytes.add(received);
+    runtime.tx_bytes.add(sent);
     record_istio(&info, &shared, &worker, &outcomes);
     if !runtime.logs.is_empty() {
         let line = Record {
             start_time,
+            client: info.peer.ip(),
             duration: info.start.elapsed(),
             response_duration: None,
             connection: &info,
@@ -107,8 +108,8 @@ pub(crate) async fn proxy(
             flags: outcomes.flags,
             details: None,
             termination: outcomes.details,
-            received: outcomes.received,
-            sent: outcomes.sent,
+            received,
+            sent,
             upstream: &outcomes.upstream,
             route: None,
             metadata: &[],
@@ -148,8 +149,8 @@ fn record_istio(info: &ConnectionInfo, shared: &Shared, worker: &Worker, outcome
     });
     series.opened.inc();
     series.closed.inc();
-    series.sent.add(outcomes.sent);
-    series.received.add(outcomes.received);
+    series.sent.add(outcomes.moved.sent.load(Relaxed));
+    series.received.add(outcomes.moved.received.load(Relaxed));
 }
 
 async fn run(
@@ -217,12 +218,14 @@ async fn dial(
     cluster: &Arc<ClusterRuntime>,
     outcomes: &mut Outcomes,
 ) -> Option<(Stream, Arc<Host>)> {
+    let hash = runtime.config.hash_source_ip.then(|| source_hash(info.peer.ip()));
     let mut tried = Vec::new();
     let attempts = runtime.config.max_connect_attempts.max(1);
     for attempt in 1..=attempts {
         let pick = Pick {
             worker: Some(worker),
             original: Some(info.local),
+            hash,
             avoid: &tried,
             avoid_attempts: if tried.is_empty() { 0 } else { 5 },
             ..Pick::default()
@@ -258,69 +261,8 @@ async fn dial(
 
 /// Copies until both directions have ended, or nothing moved for the idle timeout.
 async fn join(runtime: &TcpRuntime, client: &mut Stream, upstream: &mut Stream, outcomes: &mut Outcomes) {
-    let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
-    {
-        let mut client = Counted { inner: client, count: &received };
-        let mut upstream = Counted { inner: upstream, count: &sent };
-        let copy = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER);
-        let idle = idle(runtime.config.idle_timeout, &received, &sent);
-        tokio::select! {
-            result = copy => if let Err(error) = result {
-                tracing::debug!(%error, "TCP proxy ended");
-            },
-            () = idle => {
-                runtime.idle_timeout.inc();
-                outcomes.details = Some("idle_timeout");
-            }
-        }
-        let _peer_may_be_gone = tokio::join!(client.shutdown(), upstream.shutdown());
-    }
-    outcomes.received = received.load(Relaxed);
-    outcomes.sent = sent.load(Relaxed);
-}
-
-/// Resolves when neither counter moved for `limit`; checked once per `limit`, so that traffic costs no timers.
-async fn idle(limit: Option<Duration>, received: &AtomicU64, sent: &AtomicU64) {
-    let Some(limit) = limit.filter(|l| !l.is_zero()) else { return std::future::pending().await };
-    let mut last = (0, 0);
-    let mut first = true;
-    loop {
-        tokio::time::sleep(limit).await;
-        let now = (received.load(Relaxed), sent.load(Relaxed));
-        if now == last && !first {
-            return;
-        }
-        first = false;
-        last = now;
-    }
-}
-
-/// Counts bytes read.
-struct Counted<'a> {
-    inner: &'a mut Stream,
-    count: &'a AtomicU64,
-}
-
-impl AsyncRead for Counted<'_> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut *this.inner).poll_read(cx, buf))?;
-        this.count.fetch_add((buf.filled().len() - before) as u64, Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Counted<'_> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().inner).poll_shutdown(cx)
+    if relay(client, upstream, runtime.config.idle_timeout, &outcomes.moved).await == Ended::Idle {
+        runtime.idle_timeout.inc();
+        outcomes.details = Some("idle_timeout");
     }
 }

@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod access_log;
+mod audit;
 mod cluster;
 mod endpoint;
 mod filters;
@@ -126,6 +127,15 @@ fn port(field: &str, value: u32) -> Result<u16> {
     u16::try_from(value).map_err(|_| ConfigError::invalid(field, value, "a port is at most 65535"))
 }
 
+fn plain_socket(socket: &core::SocketAddress) -> Result<()> {
+    audit::fields!(socket => core::SocketAddress {
+        obeyed: [address, port_specifier],
+        // An IPv6 listener serves IPv6; `0.0.0.0` is another address.
+        refused: [protocol, resolver_name, ipv4_compat, network_namespace_filepath],
+    });
+    Ok(())
+}
+
 /// An IP address and port.
 fn socket_address(address: Option<&core::Address>) -> Result<SocketAddr> {
     use core::{address::Address, socket_address::PortSpecifier};
@@ -133,6 +143,7 @@ fn socket_address(address: Option<&core::Address>) -> Result<SocketAddr> {
     let Address::SocketAddress(socket) = address else {
         return Err(unsupported("address", "an address that is not a socket address"));
     };
+    plain_socket(socket)?;
     let port = match &socket.port_specifier {
         Some(PortSpecifier::PortValue(value)) => port("port_value", *value)?,
         Some(PortSpecifier::NamedPort(name)) => return Err(unsupported("named_port", name)),

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use ipnet::IpNet;
 
 use super::{AccessLog, HeaderMatcher, HeaderOperations, Rbac, RouteConfiguration, StringMatcher};
 
@@ -26,7 +27,10 @@ pub struct HttpConnectionManager {
     pub server_header: ServerHeader,
     /// Use the peer's address as the client's and append it to `x-forwarded-for`. Default false.
     pub use_remote_address: bool,
-    /// Trusted proxies in front, for `x-forwarded-for`.
+    /// Do not append the peer's address to `x-forwarded-for`. Default false.
+    pub skip_xff_append: bool,
+    /// Proxies in front that are trusted to append to `x-forwarded-for`: which of its addresses is the client's, see
+    /// [`RequestContext::client_address`](crate::filter::RequestContext::client_address).
     pub xff_trusted_hops: u32,
     /// What happens with `x-forwarded-client-cert`.
     pub forward_client_cert: ForwardClientCert,
@@ -34,26 +38,32 @@ pub struct HttpConnectionManager {
     pub set_client_cert: SetClientCertDetails,
     /// Make an `x-request-id` where there is none. Default true.
     pub generate_request_id: bool,
-    /// Keep an `x-request-id` from an external client. Default false.
+    /// Keep an `x-request-id` from an external client (with `use_remote_address`, one whose address is not internal).
+    /// Default false.
     pub preserve_external_request_id: bool,
     /// Return `x-request-id`. Default false.
     pub request_id_in_response: bool,
     /// Path normalisation.
     pub normalization: PathNormalization,
-    /// Upgrades let through, lower case (`websocket`).
+    /// Upgrades let through for HTTP/1.1 clients, lower case (`websocket`; `connect` for CONNECT requests). Others are
+    /// served as if the client had not asked, CONNECT is refused (403).
     pub upgrades: Vec<Arc<str>>,
     /// Accept HTTP/1.0. Default false (426).
     pub accept_http_10: bool,
     /// Keep-alive connections are closed after this long without a request. Default 1 h; `None` never.
     pub idle_timeout: Option<Duration>,
-    /// Streams end after this long without a byte. Default 5 min (Envoy); Istio sends 0 = `None`.
+    /// Streams that are forwarded end after this long without a byte in either direction (408 while the request is not
+    /// complete, else 504; reset when a response has begun), tunnels of upgrades too. Default 5 min (Envoy); Istio
+    /// sends 0 = `None`.
     pub stream_idle_timeout: Option<Duration>,
-    /// For the whole request to arrive. Default none.
+    /// For the whole request to arrive (408). Default none.
     pub request_timeout: Option<Duration>,
-    /// For a request's headers to arrive. Default none.
+    /// For a request's headers to arrive, counted from when they are waited for. Default none.
     pub request_headers_timeout: Option<Duration>,
     /// Connections end gracefully after this long. Default none.
     pub max_connection_duration: Option<Duration>,
+    /// A forwarded stream ends this long after its request's headers, whatever the route's timeout. Default none.
+    pub max_stream_duration: Option<Duration>,
     /// Requests per connection. 0 is unlimited.
     pub max_requests_per_connection: u32,
     /// Concurrent HTTP/2 streams. Default 100.
@@ -62,12 +72,18 @@ pub struct HttpConnectionManager {
     pub initial_stream_window: Option<u32>,
     /// HTTP/2 connection window.
     pub initial_connection_window: Option<u32>,
-    /// Most bytes of request headers. Default 60 KiB.
+    /// Most bytes of request headers (431). Default 60 KiB; with HTTP/1 less than 8 KiB count as 8 KiB.
     pub max_request_headers_bytes: u32,
-    /// Most request headers. Default 100.
+    /// Most request headers (431). Default 100.
     pub max_request_headers: u32,
-    /// Strip the port from the host header when it is the listener's (`strip_matching_host_port`).
-    pub strip_matching_host_port: bool,
+    /// Internal clients' addresses. `None` means private and loopback ones.
+    pub internal_ranges: Option<Vec<IpNet>>,
+    /// Whether the host loses its port before routing.
+    pub strip_host_port: StripHostPort,
+    /// Whether the host loses a dot at its end before routing. Default false.
+    pub strip_trailing_host_dot: bool,
+    /// What happens with request headers that have `_` in their names.
+    pub underscores: HeadersWithUnderscores,
 }
 
 impl HttpConnectionManager {
@@ -86,6 +102,7 @@ impl HttpConnectionManager {
             server_name: HeaderValue::from_static("envoy"),
             server_header: ServerHeader::Overwrite,
             use_remote_address: false,
+            skip_xff_append: false,
             xff_trusted_hops: 0,
             forward_client_cert: ForwardClientCert::Sanitize,
             set_client_cert: SetClientCertDetails::default(),
@@ -100,15 +117,43 @@ impl HttpConnectionManager {
             request_timeout: None,
             request_headers_timeout: None,
             max_connection_duration: None,
+            max_stream_duration: None,
             max_requests_per_connection: 0,
             max_concurrent_streams: 100,
             initial_stream_window: None,
             initial_connection_window: None,
             max_request_headers_bytes: 60 * 1024,
             max_request_headers: 100,
-            strip_matching_host_port: false,
+            internal_ranges: None,
+            strip_host_port: StripHostPort::Keep,
+            strip_trailing_host_dot: false,
+            underscores: HeadersWithUnderscores::Allow,
         }
     }
+}
+
+/// Whether the host of a request loses its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StripHostPort {
+    /// No.
+    #[default]
+    Keep,
+    /// When it is the port that the client connected to (`strip_matching_host_port`).
+    Matching,
+    /// Always (`strip_any_host_port`).
+    Any,
+}
+
+/// What happens with request headers that have `_` in their names, which CGI-like servers cannot tell from `-`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HeadersWithUnderscores {
+    /// Nothing.
+    #[default]
+    Allow,
+    /// 400.
+    Reject,
+    /// They are removed.
+    Drop,
 }
 
 /// HTTP version on a connection.
@@ -165,10 +210,6 @@ pub enum ForwardClientCert {
 pub struct SetClientCertDetails {
     /// `Subject`.
     pub subject: bool,
-    /// `Cert` (URL-encoded PEM).
-    pub cert: bool,
-    /// `Chain` (URL-encoded PEM).
-    pub chain: bool,
     /// `DNS`.
     pub dns: bool,
     /// `URI`.
@@ -414,6 +455,7 @@ pub(crate) mod names {
     pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
     pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
     pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
     pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
     pub(crate) const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");

@@ -41,6 +41,10 @@ pub struct TcpProxy {
     pub cluster: ClusterSpecifier,
     /// Close after this long without a byte in either direction. Default 1 h; `None` never.
     pub idle_timeout: Option<Duration>,
+    /// Close this long after the connection was accepted. Default never.
+    pub max_connection_duration: Option<Duration>,
+    /// Consistent hashing hashes the client's address; without, there is nothing to hash. Default false.
+    pub hash_source_ip: bool,
     /// Attempts to connect, the first included. Default 1.
     pub max_connect_attempts: u32,
     /// Logs, written when the connection ends.
@@ -55,6 +59,8 @@ impl TcpProxy {
             stat_prefix: stat_prefix.into(),
             cluster: ClusterSpecifier::Name(cluster.into()),
             idle_timeout: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
+            hash_source_ip: false,
             max_connect_attempts: 1,
             access_logs: Vec::new(),
         }

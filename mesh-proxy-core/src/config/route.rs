@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Fraction, HeaderMatcher, HeaderOperations, PerFilterConfig, QueryMatcher, RbacRule, Regex};
+use super::{Fraction, HeaderMatcher, HeaderOperations, PerFilterConfig, QueryMatcher, Regex};
 
 /// A route table.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -62,8 +62,6 @@ pub struct Route {
     pub response_headers: HeaderOperations,
     /// Per-filter configuration.
     pub per_filter: Vec<PerFilterConfig>,
-    /// `decorator.operation`.
-    pub operation: Arc<str>,
 }
 
 impl Route {
@@ -77,7 +75,6 @@ impl Route {
             request_headers: HeaderOperations::default(),
             response_headers: HeaderOperations::default(),
             per_filter: Vec::new(),
-            operation: "".into(),
         }
     }
 }
@@ -97,8 +94,6 @@ pub struct RouteMatch {
     pub grpc: bool,
     /// Only this share of requests.
     pub fraction: Option<Fraction>,
-    /// Dynamic metadata (always [`RbacRule::Metadata`]).
-    pub metadata: Vec<RbacRule>,
 }
 
 impl Default for RouteMatch {
@@ -110,7 +105,6 @@ impl Default for RouteMatch {
             query: Vec::new(),
             grpc: false,
             fraction: None,
-            metadata: Vec::new(),
         }
     }
 }
@@ -153,7 +147,7 @@ pub struct Forward {
     pub cluster: ClusterSpecifier,
     /// For the whole response, retries included. `None` is no limit (Istio's default; Envoy's is 15 s).
     pub timeout: Option<Duration>,
-    /// Without a byte in either direction. `None` leaves it to the connection manager.
+    /// Without a byte in either direction. `None` leaves it to the connection manager, zero is no limit.
     pub idle_timeout: Option<Duration>,
     /// Bound for the client's `grpc-timeout` header: `None` ignores the header, zero accepts any.
     pub max_grpc_timeout: Option<Duration>,
@@ -163,13 +157,16 @@ pub struct Forward {
     pub rewrite: Option<PathRewrite>,
     /// Host rewrite.
     pub host_rewrite: HostRewrite,
+    /// Append the host that was asked for to `x-forwarded-host` when it is rewritten. Default false.
+    pub append_forwarded_host: bool,
     /// Shadow requests.
     pub mirrors: Vec<MirrorPolicy>,
     /// What consistent hashing hashes.
     pub hash_policies: Vec<HashPolicy>,
     /// When the cluster is unknown. Default 503.
     pub cluster_not_found: StatusCode,
-    /// Upgrades allowed or refused here, overriding the connection manager: lower-case name, enabled.
+    /// Upgrades allowed or refused here, overriding the connection manager: lower-case name (`connect` for CONNECT
+    /// requests), enabled.
     pub upgrades: Vec<(Arc<str>, bool)>,
 }
 
@@ -185,6 +182,7 @@ impl Forward {
             retry: None,
             rewrite: None,
             host_rewrite: HostRewrite::None,
+            append_forwarded_host: false,
             mirrors: Vec::new(),
             hash_policies: Vec::new(),
             cluster_not_found: StatusCode::SERVICE_UNAVAILABLE,
@@ -275,19 +273,30 @@ pub struct MirrorPolicy {
     pub shadow_host_suffix: bool,
 }
 
+/// One part of the hash of consistent hashing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HashPolicy {
+    /// What is hashed.
+    pub source: HashSource,
+    /// Later policies count only while there is no hash yet.
+    pub terminal: bool,
+}
+
 /// What consistent hashing hashes.
 #[derive(Debug, Clone, PartialEq)]
-pub enum HashPolicy {
+pub enum HashSource {
     /// A header's value.
     Header(HeaderName),
-    /// A cookie, generated when `ttl` is given and it is missing.
+    /// A cookie, generated and set on the response when `ttl` is given and it is missing.
     Cookie {
         /// Name.
         name: Arc<str>,
         /// Lifetime of a generated cookie; zero is a session cookie; `None` never generates.
         ttl: Option<Duration>,
-        /// Path of a generated cookie.
+        /// Path of a generated cookie; may be empty.
         path: Arc<str>,
+        /// Further attributes of a generated cookie: name and value, which may be empty.
+        attributes: Vec<(Arc<str>, Arc<str>)>,
     },
     /// The client's address.
     SourceIp,

@@ -1,6 +1,11 @@
 //! What filters know about a request and its connection.
 
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use http::Extensions;
 use tokio::time::Instant;
@@ -69,6 +74,7 @@ pub struct UpstreamInfo {
 #[derive(Debug)]
 pub struct RequestContext {
     pub(crate) connection: Arc<ConnectionInfo>,
+    pub(crate) client: IpAddr,
     pub(crate) start: Instant,
     pub(crate) start_time: SystemTime,
     pub(crate) worker: Arc<Worker>,
@@ -92,6 +98,16 @@ impl RequestContext {
     #[must_use]
     pub fn connection(&self) -> &Arc<ConnectionInfo> {
         &self.connection
+    }
+
+    /// The client's address as far as it can be trusted: the peer's, or one that `x-forwarded-for` names.
+    ///
+    /// With `use_remote_address` it is the peer's, or with N `xff_trusted_hops` the N-th address from the end of the
+    /// header as it arrived. Without, it is the N+1-th from its end (the last one when no hop is configured, as
+    /// Envoy). The peer's when there are not so many, or what is there is not an address.
+    #[must_use]
+    pub fn client_address(&self) -> IpAddr {
+        self.client
     }
 
     /// When the request's head had arrived.

@@ -45,7 +45,8 @@ impl HttpFilter for RbacFilter {
         };
         let rbac = own.as_deref().unwrap_or(&self.rbac);
         let connection = Arc::clone(cx.connection());
-        let input = Input { connection: &connection, head: Some(head), metadata: &cx.metadata };
+        let input =
+            Input { connection: &connection, client: cx.client, head: Some(head), metadata: &cx.metadata };
         if let Some(rules) = &rbac.shadow_rules {
             match evaluate(rules, &input) {
                 Verdict::Allowed => self.shadow_allowed.inc(),

@@ -2,10 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,9 +10,12 @@ use std::{
 use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use super::HttpConnection;
+use super::{
+    HttpConnection,
+    watch::{Expired, Progress, Watch},
+};
 use crate::{
     Body,
     body::BodyError,
@@ -34,11 +34,14 @@ pub(crate) struct Exchange {
     pub(crate) cluster: Option<Arc<ClusterRuntime>>,
     pub(crate) status: u16,
     pub(crate) grpc: bool,
-    pub(crate) received: Option<Arc<AtomicU64>>,
+    /// What has moved; there when the request has a body or the stream a time limit.
+    pub(crate) progress: Option<Arc<Progress>>,
     pub(crate) sent: u64,
     pub(crate) first_byte: Option<Instant>,
     /// To be returned with the response.
     pub(crate) request_id: Option<HeaderValue>,
+    /// Cookies that consistent hashing made for the client.
+    pub(crate) cookies: Vec<HeaderValue>,
     /// The response was handed over in full.
     pub(crate) complete: bool,
 }
@@ -57,7 +60,7 @@ impl Drop for Exchange {
             slot.filter.on_complete(&self.cx);
         }
         let duration = self.cx.start.elapsed();
-        let received = self.received.as_ref().map_or(0, |r| r.load(Relaxed));
+        let received = self.progress.as_ref().map_or(0, |p| p.received());
         manager.stats.rq_active.dec();
         self.connection.active.fetch_sub(1, Relaxed);
         manager.stats.rq_completed.inc();
@@ -76,6 +79,7 @@ impl Exchange {
     fn record(&self, duration: Duration, received: u64) -> Record<'_> {
         Record {
             start_time: self.cx.start_time,
+            client: self.cx.client,
             duration,
             response_duration: self.first_byte.map(|at| at.duration_since(self.cx.start)),
             connection: &self.connection.info,
@@ -157,16 +161,14 @@ pub(crate) struct ResponseBody {
     body: Body,
     exchange: Option<Box<Exchange>>,
     held: Held,
-    deadline: Option<Pin<Box<Sleep>>>,
+    watch: Option<Watch>,
 }
 
 impl ResponseBody {
-    pub(crate) fn new(body: Body, exchange: Box<Exchange>, held: Held, deadline: Option<Instant>) -> Self {
-        let mut this = Self { body, exchange: Some(exchange), held, deadline: None };
+    pub(crate) fn new(body: Body, exchange: Box<Exchange>, held: Held, watch: Option<Watch>) -> Self {
+        let mut this = Self { body, exchange: Some(exchange), held, watch };
         if this.body.is_end_stream() {
             this.finish();
-        } else {
-            this.deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         }
         this
     }
@@ -177,6 +179,7 @@ impl ResponseBody {
             lease.release();
         }
         self.held = Held::default();
+        self.watch = None;
         if let Some(exchange) = &mut self.exchange {
             exchange.complete = true;
         }
@@ -192,18 +195,31 @@ impl HttpBody for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Some(deadline) = &mut this.deadline
-            && deadline.as_mut().poll(cx).is_ready()
+        if let Some(watch) = &mut this.watch
+            && let Poll::Ready(expired) = watch.poll_expired(cx)
         {
+            let (flags, details, error) = match expired {
+                Expired::Response => {
+                    (ResponseFlags::UPSTREAM_TIMEOUT, "response_timeout", "upstream request timeout")
+                }
+                Expired::Request => (ResponseFlags::empty(), "request_overall_timeout", "request timeout"),
+                Expired::Idle => {
+                    (ResponseFlags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout", "stream timeout")
+                }
+            };
             if let Some(exchange) = &mut this.exchange {
-                exchange.cx.add_flags(ResponseFlags::UPSTREAM_TIMEOUT);
-                exchange.cx.set_details("response_timeout");
+                exchange.cx.add_flags(flags);
+                exchange.cx.set_details(details);
             }
-            return Poll::Ready(Some(Err(BodyError::Aborted("upstream request timeout"))));
+            this.watch = None;
+            return Poll::Ready(Some(Err(BodyError::Aborted(error))));
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
+                if let Some(watch) = &this.watch {
+                    watch.touch();
+                }
                 if let Some(exchange) = &mut this.exchange {
                     if let Some(data) = frame.data_ref() {
                         exchange.sent += data.len() as u64;
@@ -222,40 +238,6 @@ impl HttpBody for ResponseBody {
                 }
             }
             None => this.finish(),
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Counts a request body's bytes.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    pub(crate) body: Body,
-    pub(crate) count: Arc<AtomicU64>,
-}
-
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            this.count.fetch_add(data.len() as u64, Relaxed);
         }
         Poll::Ready(frame)
     }

@@ -1,9 +1,13 @@
 //! Headers at the edges: what is removed, what is overwritten, what is added.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header, request};
+use std::net::IpAddr;
 
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request};
+use ipnet::IpNet;
+
+use super::routes::without_port;
 use crate::{
-    config::{ForwardClientCert, SetClientCertDetails, names},
+    config::{ForwardClientCert, HttpConnectionManager, SetClientCertDetails, StripHostPort, names},
     tls::{PeerCertificate, TlsSession},
     worker::Worker,
 };
@@ -109,15 +113,21 @@ pub(crate) fn client_cert_element(tls: &TlsSession, details: SetClientCertDetail
         }
         text.push_str(key);
         text.push('=');
-        text.push_str(value);
+        // A name in a certificate must not be able to begin another pair or another element.
+        if key == "Subject" || value.contains([',', ';', '=', '"', '\\']) {
+            text.push('"');
+            text.push_str(&value.replace('\\', "\\\\").replace('"', "\\\""));
+            text.push('"');
+        } else {
+            text.push_str(value);
+        }
     };
     if let Some(own) = &tls.local_identity {
         put("By", own);
     }
     put("Hash", &peer.sha256);
     if details.subject {
-        let quoted = peer.subject.replace('\\', "\\\\").replace('"', "\\\"");
-        put("Subject", &format!("\"{quoted}\""));
+        put("Subject", &peer.subject);
     }
     if details.uri {
         for uri in &peer.uri_sans {
@@ -139,6 +149,10 @@ pub(crate) struct RequestRules<'a> {
     /// Our element, when the connection is mutual TLS.
     pub(crate) element: Option<&'a HeaderValue>,
     pub(crate) generate_request_id: bool,
+    /// What the client says of the request's identity is not believed.
+    pub(crate) replace_request_id: bool,
+    /// Neither is what it says of the scheme.
+    pub(crate) replace_proto: bool,
     pub(crate) keep_upgrade: bool,
     pub(crate) tls: bool,
     /// Headers of the mesh's own from a proven peer are believed.
@@ -166,23 +180,19 @@ pub(crate) fn clean_request(headers: &mut HeaderMap, rules: &RequestRules<'_>, w
             headers.insert(names::XFCC, element.clone());
         }
         (ForwardClientCert::AppendForward, Some(element)) => {
-            let joined = headers.get(names::XFCC).and_then(|old| {
-                let mut joined = Vec::with_capacity(old.len() + 1 + element.len());
-                joined.extend_from_slice(old.as_bytes());
-                joined.push(b',');
-                joined.extend_from_slice(element.as_bytes());
-                HeaderValue::from_bytes(&joined).ok()
-            });
-            headers.insert(names::XFCC, joined.unwrap_or_else(|| element.clone()));
+            append(headers, &names::XFCC, element);
         }
         _ => {
             headers.remove(names::XFCC);
         }
     }
+    if rules.replace_request_id {
+        headers.remove(names::REQUEST_ID);
+    }
     if rules.generate_request_id && !headers.contains_key(names::REQUEST_ID) {
         headers.insert(names::REQUEST_ID, request_id(worker));
     }
-    if !headers.contains_key(names::FORWARDED_PROTO) {
+    if rules.replace_proto || !headers.contains_key(names::FORWARDED_PROTO) {
         let scheme = if rules.tls { "https" } else { "http" };
         headers.insert(names::FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
@@ -221,13 +231,86 @@ pub(crate) fn request_id(worker: &Worker) -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
-/// Appends the peer's address to `x-forwarded-for`.
-pub(crate) fn append_forwarded_for(headers: &mut HeaderMap, peer: std::net::IpAddr) {
-    let text = match headers.get(names::FORWARDED_FOR).and_then(|v| v.to_str().ok()) {
-        Some(before) => format!("{before},{peer}"),
-        None => peer.to_string(),
-    };
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        headers.insert(names::FORWARDED_FOR, value);
+/// Appends a value to a list header, all of whose lines become one.
+fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+    let mut joined = Vec::with_capacity(128);
+    for old in headers.get_all(name) {
+        joined.extend_from_slice(old.as_bytes());
+        joined.push(b',');
+    }
+    joined.extend_from_slice(value.as_bytes());
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(name.clone(), joined);
     }
 }
+
+/// Appends the peer's address to `x-forwarded-for`.
+pub(crate) fn append_forwarded_for(headers: &mut HeaderMap, peer: IpAddr) {
+    if let Ok(value) = HeaderValue::from_str(&peer.to_string()) {
+        append(headers, &names::FORWARDED_FOR, &value);
+    }
+}
+
+/// Appends the request's host to `x-forwarded-host`.
+pub(crate) fn append_forwarded_host(headers: &mut HeaderMap) {
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        append(headers, &names::FORWARDED_HOST, &host);
+    }
+}
+
+/// The client's address as far as it can be trusted, see
+/// [`RequestContext::client_address`](crate::filter::RequestContext::client_address).
+pub(crate) fn client_address(headers: &HeaderMap, own: bool, hops: u32, peer: IpAddr) -> IpAddr {
+    let skipped = match (own, hops as usize) {
+        (true, 0) => return peer,
+        (true, hops) => hops - 1,
+        (false, hops) => hops,
+    };
+    let lines = headers.get_all(names::FORWARDED_FOR).iter().rev();
+    // A line that is not text hides what it says: nothing before it can be counted.
+    let addresses = lines.map_while(|line| line.to_str().ok()).flat_map(|line| line.rsplit(','));
+    let named = addresses.map(str::trim).nth(skipped);
+    named.and_then(|text| text.parse::<IpAddr>().ok()).map_or(peer, |ip| ip.to_canonical())
+}
+
+/// Whether an address is internal: as configured, else of a private network or this machine's own.
+pub(crate) fn is_internal(address: IpAddr, ranges: Option<&[IpNet]>) -> bool {
+    if let Some(ranges) = ranges {
+        return ranges.iter().any(|range| range.contains(&address));
+    }
+    match address {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),
+    }
+}
+
+/// The host without what `strip_host_port` and `strip_trailing_host_dot` take away; `None` when nothing changes.
+pub(crate) fn stripped_host(host: &str, config: &HttpConnectionManager, own_port: u16) -> Option<String> {
+    let name = without_port(host);
+    let port = host.get(name.len() + 1..).unwrap_or("");
+    let strip = match config.strip_host_port {
+        StripHostPort::Keep => false,
+        StripHostPort::Matching => port.parse() == Ok(own_port),
+        StripHostPort::Any => true,
+    };
+    let bare = if config.strip_trailing_host_dot { name.strip_suffix('.').unwrap_or(name) } else { name };
+    let stripped = if strip || port.is_empty() { bare.to_owned() } else { format!("{bare}:{port}") };
+    (stripped != host).then_some(stripped)
+}
+
+/// Sets the host of a request in both of its places.
+pub(crate) fn set_host(head: &mut request::Parts, host: &str) {
+    if let Ok(value) = HeaderValue::from_str(host) {
+        head.headers.insert(header::HOST, value);
+    }
+    if head.uri.authority().is_some()
+        && let Ok(authority) = host.parse()
+    {
+        let mut parts = std::mem::take(&mut head.uri).into_parts();
+        parts.authority = Some(authority);
+        head.uri = Uri::from_parts(parts).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests;

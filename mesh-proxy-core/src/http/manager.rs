@@ -1,9 +1,10 @@
 //! The HTTP connection manager at run time.
 
-use std::{sync::Arc, sync::atomic::AtomicU32};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU32};
 
 use arc_swap::Guard;
 use http::HeaderValue;
+use tokio::task::JoinHandle;
 
 use super::{RouteSlot, RouteTable, headers};
 use crate::{
@@ -134,6 +135,8 @@ pub(crate) struct HttpConnection {
     pub(crate) requests: AtomicU32,
     /// Requests in flight.
     pub(crate) active: AtomicU32,
+    /// What an upgrade made of the connection.
+    tunnel: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl HttpConnection {
@@ -157,6 +160,15 @@ impl HttpConnection {
             client_cert,
             requests: AtomicU32::new(0),
             active: AtomicU32::new(0),
+            tunnel: Mutex::default(),
         }
+    }
+
+    pub(crate) fn set_tunnel(&self, tunnel: JoinHandle<()>) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    }
+
+    pub(crate) fn take_tunnel(&self) -> Option<JoinHandle<()>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,33 +19,35 @@ use tokio::sync::mpsc;
 use super::HttpConnection;
 use crate::{
     Body,
-    body::BodyError,
-    config::{MirrorPolicy, UpstreamProtocol},
-    upstream::{ConnectOptions, Pick, Protocol, checkout},
+    body::{BodyError, Observe, Observed},
+    config::{Forward, UpstreamProtocol},
+    upstream::{ConnectOptions, Permit, Pick, Protocol, Resource, checkout},
 };
 
 /// Most bytes of a body that may wait for a slow mirror; beyond, the mirror's request is aborted.
 const LIMIT: usize = 1024 * 1024;
+/// A mirror whose route has no timeout must not gather requests for ever.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts the mirrors of a request; returns the body to send to the real upstream.
 pub(super) fn start(
     connection: &Arc<HttpConnection>,
-    policies: &[MirrorPolicy],
+    forward: &Forward,
     head: &request::Parts,
     mut body: Body,
 ) -> Body {
-    for policy in policies {
+    for policy in &forward.mirrors {
         if !policy.fraction.selects(connection.worker.random()) {
             continue;
         }
         let copy = if body.is_end_stream() {
             Body::empty()
         } else {
-            let (frames, received) = mpsc::unbounded_channel();
+            let (parts, received) = mpsc::unbounded_channel();
             let waiting = Arc::new(AtomicUsize::new(0));
             let size = body.size_hint();
-            body = Body::wrap(Tee { body, frames: Some(frames), waiting: Arc::clone(&waiting) });
-            Body::wrap(Copied { received, waiting, size })
+            body = Observed::wrap(body, Tee { parts: Some(parts), waiting: Arc::clone(&waiting) });
+            Body::wrap(Copied { received, waiting, size, ended: false })
         };
         let mut request = Request::new(copy);
         *request.method_mut() = head.method.clone();
@@ -54,17 +57,32 @@ pub(super) fn start(
         *request.version_mut() = Version::HTTP_11;
         if policy.shadow_host_suffix
             && let Some(host) = head.headers.get(header::HOST).and_then(|h| h.to_str().ok())
-            && let Ok(shadow) = HeaderValue::from_str(&format!("{host}-shadow"))
+            && let Ok(shadow) = HeaderValue::from_str(&shadow(host))
         {
             request.headers_mut().insert(header::HOST, shadow);
         }
-        tokio::spawn(send(Arc::clone(connection), Arc::clone(&policy.cluster), request));
+        let (connection, cluster) = (Arc::clone(connection), Arc::clone(&policy.cluster));
+        let limit = forward.timeout.filter(|t| !t.is_zero()).unwrap_or(TIMEOUT);
+        tokio::spawn(async move {
+            let _late_or_not_nobody_waits =
+                tokio::time::timeout(limit, send(connection, cluster, request)).await;
+        });
     }
     body
 }
 
+/// `host-shadow:port`: the suffix belongs to the name.
+fn shadow(host: &str) -> String {
+    let name = super::routes::without_port(host);
+    format!("{name}-shadow{}", &host[name.len()..])
+}
+
 async fn send(connection: Arc<HttpConnection>, cluster: Arc<str>, mut request: Request<Body>) {
     let Some(cluster) = connection.shared.clusters.get(&cluster) else { return };
+    let Some(_permit) = Permit::acquire(&cluster, Resource::Request) else {
+        cluster.stats.rq_pending_overflow.inc();
+        return;
+    };
     let pick =
         Pick { worker: Some(&connection.worker), original: Some(connection.info.local), ..Pick::default() };
     let Ok(host) = cluster.pick(&pick) else { return };
@@ -92,62 +110,57 @@ async fn send(connection: Arc<HttpConnection>, cluster: Arc<str>, mut request: R
         },
     };
     let Ok(response) = response else { return };
-    if response.into_body().collect().await.is_ok() {
-        lease.release();
+    let mut body = response.into_body();
+    // Read to the end and kept nowhere: the answer may be of any size.
+    while let Some(frame) = body.frame().await {
+        if frame.is_err() {
+            return;
+        }
     }
+    lease.release();
 }
 
-/// Passes a body on and copies it.
+/// What a mirror is told of a body.
+enum Part {
+    Frame(Frame<Bytes>),
+    End,
+}
+
+/// Copies what passes. Dropped before its end, it leaves the copy without one, which aborts the mirror's request.
 struct Tee {
-    body: Body,
-    frames: Option<mpsc::UnboundedSender<Frame<Bytes>>>,
+    parts: Option<mpsc::UnboundedSender<Part>>,
     waiting: Arc<AtomicUsize>,
 }
 
-impl HttpBody for Tee {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        match (&frame, &this.frames) {
-            (Some(Ok(frame)), Some(frames)) => {
-                let copy = match (frame.data_ref(), frame.trailers_ref()) {
-                    (Some(data), _) => {
-                        let waiting = this.waiting.fetch_add(data.len(), Relaxed) + data.len();
-                        (waiting <= LIMIT).then(|| Frame::data(data.clone()))
-                    }
-                    (None, Some(trailers)) => Some(Frame::trailers(trailers.clone())),
-                    (None, None) => None,
-                };
-                let sent = copy.is_some_and(|copy| frames.send(copy).is_ok());
-                if !sent || this.body.is_end_stream() {
-                    this.frames = None;
-                }
+impl Observe for Tee {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        let Some(parts) = &self.parts else { return };
+        let copy = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => {
+                let waiting = self.waiting.fetch_add(data.len(), Relaxed) + data.len();
+                (waiting <= LIMIT).then(|| Frame::data(data.clone()))
             }
-            _ => this.frames = None,
+            (None, Some(trailers)) => Some(Frame::trailers(trailers.clone())),
+            (None, None) => None,
+        };
+        if !copy.is_some_and(|copy| parts.send(Part::Frame(copy)).is_ok()) {
+            self.parts = None;
         }
-        Poll::Ready(frame)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn end(&mut self, complete: bool) {
+        if let Some(parts) = self.parts.take().filter(|_| complete) {
+            let _mirror_may_be_gone = parts.send(Part::End);
+        }
     }
 }
 
 /// The copy.
 struct Copied {
-    received: mpsc::UnboundedReceiver<Frame<Bytes>>,
+    received: mpsc::UnboundedReceiver<Part>,
     waiting: Arc<AtomicUsize>,
     size: SizeHint,
+    ended: bool,
 }
 
 impl HttpBody for Copied {
@@ -159,11 +172,26 @@ impl HttpBody for Copied {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = ready!(this.received.poll_recv(cx));
-        if let Some(data) = frame.as_ref().and_then(|f| f.data_ref()) {
-            this.waiting.fetch_sub(data.len(), Relaxed);
+        if this.ended {
+            return Poll::Ready(None);
         }
-        Poll::Ready(frame.map(Ok))
+        Poll::Ready(match ready!(this.received.poll_recv(cx)) {
+            Some(Part::Frame(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.waiting.fetch_sub(data.len(), Relaxed);
+                }
+                Some(Ok(frame))
+            }
+            Some(Part::End) => {
+                this.ended = true;
+                None
+            }
+            // Not the end of the request: a whole-looking part of it must not arrive.
+            None => {
+                this.ended = true;
+                Some(Err(BodyError::Aborted("the mirrored request broke off")))
+            }
+        })
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,10 +1,7 @@
 //! One request through the connection manager: checks, header rules, route, filters, router, response.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::SystemTime,
 };
 
@@ -16,15 +13,20 @@ use tokio::time::Instant;
 
 use super::{
     HttpConnection,
-    exchange::{Counted, Exchange, Held, ResponseBody},
+    exchange::{Exchange, Held, ResponseBody},
     headers::{self, RequestRules},
     manager::FilterSlot,
     path::{self, Normalized},
     reply, router, routes, upgrade,
+    watch::{Expired, Progress, Watch},
 };
 use crate::{
     Body,
-    config::{Codec, ForwardClientCert, RouteAction, ServerHeader, is_grpc, names},
+    body::Observed,
+    config::{
+        Codec, Forward, ForwardClientCert, HeadersWithUnderscores, HttpConnectionManager, Route, RouteAction,
+        ServerHeader, StripHostPort, is_grpc, names,
+    },
     filter::{Flow, LocalReply, RequestContext, Resume, UpstreamInfo},
     telemetry::{Captured, ResponseFlags},
 };
@@ -40,12 +42,13 @@ pub(crate) struct Reply {
     pub(crate) held: Held,
     /// Response headers are subject to the route's operations (not so for replies before a route was chosen).
     pub(crate) upgraded: bool,
-    pub(crate) deadline: Option<Instant>,
+    /// Ends the response when a limit is over.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// Handles one request.
 pub(crate) async fn handle(connection: Arc<HttpConnection>, mut request: Request<Incoming>) -> Answer {
-    let upgrade = upgrade::requested(&connection.manager.config, &mut request);
+    let upgrade = upgrade::requested(&mut request);
     let (mut head, incoming) = request.into_parts();
     let mut exchange = begin(&connection, &head);
     let body = body_of(&mut exchange, incoming);
@@ -68,6 +71,7 @@ fn begin(connection: &Arc<HttpConnection>, head: &request::Parts) -> Box<Exchang
     Box::new(Exchange {
         cx: RequestContext {
             connection: Arc::clone(&connection.info),
+            client: connection.info.peer.ip(),
             worker: Arc::clone(&connection.worker),
             start: Instant::now(),
             start_time: SystemTime::now(),
@@ -86,10 +90,11 @@ fn begin(connection: &Arc<HttpConnection>, head: &request::Parts) -> Box<Exchang
         cluster: None,
         status: 0,
         grpc: is_grpc(head),
-        received: None,
+        progress: None,
         sent: 0,
         first_byte: None,
         request_id: None,
+        cookies: Vec::new(),
         complete: false,
         connection: Arc::clone(connection),
     })
@@ -99,9 +104,9 @@ fn body_of(exchange: &mut Exchange, incoming: Incoming) -> Body {
     match Body::from(incoming) {
         body if http_body::Body::is_end_stream(&body) => body,
         body => {
-            let count = Arc::new(AtomicU64::new(0));
-            exchange.received = Some(Arc::clone(&count));
-            Body::wrap(Counted { body, count })
+            let progress = Arc::new(Progress::new(exchange.cx.start));
+            exchange.progress = Some(Arc::clone(&progress));
+            Observed::wrap(body, progress)
         }
     }
 }
@@ -126,15 +131,29 @@ async fn process(
     upgrade: Option<upgrade::Requested>,
 ) -> Result<Reply, Box<LocalReply>> {
     let manager = &connection.manager;
-    check(head, manager.config.accept_http_10, exchange)?;
-    if manager.config.use_remote_address {
-        headers::append_forwarded_for(&mut head.headers, connection.info.peer.ip());
+    let config = &manager.config;
+    check(head, config, exchange)?;
+    let peer = connection.info.peer.ip();
+    exchange.cx.client =
+        headers::client_address(&head.headers, config.use_remote_address, config.xff_trusted_hops, peer);
+    if config.use_remote_address && !config.skip_xff_append {
+        headers::append_forwarded_for(&mut head.headers, peer);
     }
+    if (config.strip_host_port != StripHostPort::Keep || config.strip_trailing_host_dot)
+        && let Some(host) = headers::host(head)
+        && let Some(host) = headers::stripped_host(host, config, connection.info.local.port())
+    {
+        headers::set_host(head, &host);
+    }
+    let external = config.use_remote_address
+        && !headers::is_internal(exchange.cx.client, config.internal_ranges.as_deref());
     let rules = RequestRules {
         client_cert: manager.config.forward_client_cert,
         element: connection.client_cert.as_ref(),
         generate_request_id: manager.config.generate_request_id,
-        keep_upgrade: upgrade.is_some(),
+        replace_request_id: external && !config.preserve_external_request_id,
+        replace_proto: config.use_remote_address && config.xff_trusted_hops == 0,
+        keep_upgrade: upgrade.as_ref().is_some_and(|u| !u.is_connect()),
         tls: connection.info.tls.is_some(),
         trusted_peer: connection.client_cert.is_some()
             && manager.config.forward_client_cert != ForwardClientCert::Sanitize,
@@ -182,7 +201,8 @@ async fn process(
     };
     match &route.action {
         RouteAction::Forward(forward) => {
-            router::forward(connection, exchange, &route, forward, head, body, upgrade).await
+            let upgrade = allow_upgrade(config, forward, head, upgrade)?;
+            forward_in_time(connection, exchange, &route, forward, head, body, upgrade).await
         }
         RouteAction::Redirect(redirect) => {
             Err(router::redirect(redirect, &route, head, connection.info.tls.is_some()))
@@ -197,6 +217,71 @@ async fn process(
     }
 }
 
+/// Drops an upgrade that is not allowed here: the client gets an ordinary answer, which is its upgrade refused. CONNECT
+/// has no such answer.
+fn allow_upgrade(
+    config: &HttpConnectionManager,
+    forward: &Forward,
+    head: &mut request::Parts,
+    upgrade: Option<upgrade::Requested>,
+) -> Result<Option<upgrade::Requested>, Box<LocalReply>> {
+    let allowed = upgrade.as_ref().is_some_and(|asked| asked.allowed(config, forward));
+    if head.method == Method::CONNECT && !allowed {
+        return Err(refuse(StatusCode::FORBIDDEN, "upgrade_failed"));
+    }
+    if upgrade.is_some() && !allowed {
+        head.headers.remove(header::UPGRADE);
+        head.headers.remove(header::CONNECTION);
+        return Ok(None);
+    }
+    Ok(upgrade)
+}
+
+/// Forwards within the stream's idle timeout and the request's timeout.
+async fn forward_in_time(
+    connection: &Arc<HttpConnection>,
+    exchange: &mut Exchange,
+    route: &Arc<Route>,
+    forward: &Forward,
+    head: &mut request::Parts,
+    body: Body,
+    upgrade: Option<upgrade::Requested>,
+) -> Result<Reply, Box<LocalReply>> {
+    let config = &connection.manager.config;
+    let start = exchange.cx.start;
+    let progress = exchange.progress.get_or_insert_with(|| {
+        let progress = Progress::new(start);
+        progress.end_request();
+        Arc::new(progress)
+    });
+    let progress = Arc::clone(progress);
+    let Some(mut watch) = Watch::new(config, forward, &progress) else {
+        return router::forward(connection, exchange, route, forward, head, body, upgrade).await;
+    };
+    let sending = router::forward(connection, exchange, route, forward, head, body, upgrade);
+    let expired = tokio::select! {
+        biased;
+        reply = sending => {
+            let mut reply = reply?;
+            watch.touch();
+            reply.watch = Some(watch.joined(reply.watch));
+            return Ok(reply);
+        }
+        expired = watch.expired() => expired,
+    };
+    let status =
+        if progress.request_ended() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
+    Err(Box::new(match expired {
+        Expired::Idle => {
+            exchange.cx.add_flags(ResponseFlags::STREAM_IDLE_TIMEOUT);
+            LocalReply::new(status, "stream timeout", "stream_idle_timeout")
+        }
+        Expired::Request | Expired::Response => {
+            LocalReply::new(status, "request timeout", "request_overall_timeout")
+        }
+    }))
+}
+
 fn runs(slot: &FilterSlot, cx: &RequestContext) -> bool {
     match cx.per_filter(&slot.name) {
         None => !slot.disabled,
@@ -206,15 +291,15 @@ fn runs(slot: &FilterSlot, cx: &RequestContext) -> bool {
 
 /// What hyper lets through and HTTP does not.
 fn check(
-    head: &request::Parts,
-    accept_http_10: bool,
+    head: &mut request::Parts,
+    config: &HttpConnectionManager,
     exchange: &mut Exchange,
 ) -> Result<(), Box<LocalReply>> {
     let mut bad = |status, details| {
         exchange.cx.add_flags(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
         Err(refuse(status, details))
     };
-    if head.version < Version::HTTP_11 && !accept_http_10 {
+    if head.version < Version::HTTP_11 && !config.accept_http_10 {
         return bad(StatusCode::UPGRADE_REQUIRED, "low_version");
     }
     let mut hosts = head.headers.get_all(header::HOST).iter();
@@ -225,6 +310,29 @@ fn check(
     let authority = head.uri.authority().is_some();
     if first.is_none_or(HeaderValue::is_empty) && !authority && head.version >= Version::HTTP_11 {
         return bad(StatusCode::BAD_REQUEST, "missing_host_header");
+    }
+    // Who is meant must be plain: user names before the host are for people (RFC 9110, 4.2.4).
+    if head.uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return bad(StatusCode::BAD_REQUEST, "userinfo_in_authority");
+    }
+    // Two lengths are how requests are smuggled (RFC 9112, 6.3).
+    if head.headers.contains_key(header::TRANSFER_ENCODING)
+        && head.headers.contains_key(header::CONTENT_LENGTH)
+    {
+        return bad(StatusCode::BAD_REQUEST, "http1.content_length_and_chunked_not_allowed");
+    }
+    if head.headers.len() > config.max_request_headers as usize {
+        return bad(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers");
+    }
+    if config.underscores != HeadersWithUnderscores::Allow {
+        let odd = head.headers.keys().filter(|name| name.as_str().contains('_'));
+        let odd: Vec<header::HeaderName> = odd.cloned().collect();
+        if !odd.is_empty() && config.underscores == HeadersWithUnderscores::Reject {
+            return bad(StatusCode::BAD_REQUEST, "unexpected_underscore");
+        }
+        for name in odd {
+            head.headers.remove(name);
+        }
     }
     if head.method != Method::CONNECT && !head.uri.path().starts_with('/') && head.uri.path() != "*" {
         return bad(StatusCode::BAD_REQUEST, "missing_path");
@@ -247,11 +355,11 @@ pub(crate) fn local_reply(exchange: &mut Exchange, local: LocalReply) -> Reply {
         exchange.cx.details = Some(local.details.to_string().into());
     }
     let (head, body) = reply::build(local, exchange.grpc);
-    Reply { head, body, held: Held::default(), upgraded: false, deadline: None }
+    Reply { head, body, held: Held::default(), upgraded: false, watch: None }
 }
 
 fn respond(connection: Arc<HttpConnection>, mut exchange: Box<Exchange>, reply: Reply) -> Answer {
-    let Reply { mut head, mut body, held, upgraded, deadline } = reply;
+    let Reply { mut head, mut body, held, upgraded, watch } = reply;
     let manager = &connection.manager;
     if let (Some(table), Some(route)) = (&exchange.cx.routes, &exchange.cx.route) {
         let chosen = routes::Chosen {
@@ -288,6 +396,9 @@ fn respond(connection: Arc<HttpConnection>, mut exchange: Box<Exchange>, reply: 
     if let Some(id) = exchange.request_id.take() {
         head.headers.insert(names::REQUEST_ID, id);
     }
+    for cookie in exchange.cookies.drain(..) {
+        head.headers.append(header::SET_COOKIE, cookie);
+    }
     exchange.status = head.status.as_u16();
     exchange.first_byte = Some(Instant::now());
     if exchange.grpc {
@@ -296,7 +407,7 @@ fn respond(connection: Arc<HttpConnection>, mut exchange: Box<Exchange>, reply: 
     if !manager.logs.is_empty() {
         exchange.captured.response(&head.headers, &manager.logs.captures);
     }
-    Response::from_parts(head, ResponseBody::new(body, exchange, held, deadline))
+    Response::from_parts(head, ResponseBody::new(body, exchange, held, watch))
 }
 
 /// Connection-level headers.

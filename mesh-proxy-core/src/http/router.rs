@@ -11,6 +11,7 @@ mod answers;
 mod prepare;
 
 pub(crate) use answers::{expand, redirect};
+pub(crate) use prepare::source_hash;
 
 use answers::{classify, failed};
 use prepare::{absolute_form, deadline, find_cluster, hash, options, origin_form, prepare, protocol};
@@ -22,6 +23,7 @@ use super::{
     pipeline::Reply,
     retry::{self, Failure, Replay},
     upgrade,
+    watch::Watch,
 };
 use crate::{
     Body,
@@ -52,29 +54,31 @@ pub(crate) async fn forward(
         return Err(failed(exchange, &Failure::Overflow, 1));
     };
     let attempt_count = prepare(connection, exchange, route, forward, head);
-    let body = if forward.mirrors.is_empty() {
+    // A tunnel has no copy.
+    let body = if forward.mirrors.is_empty() || upgrade.is_some() {
         body
     } else {
-        mirror::start(connection, &forward.mirrors, head, body)
+        mirror::start(connection, forward, head, body)
     };
-    let hash = hash(connection, &cluster, forward, head);
+    let hash = hash(connection, exchange, &cluster, forward, head);
     let policy = forward.retry.as_ref().or_else(|| {
         let table = exchange.cx.routes.as_ref()?;
         table.host(exchange.cx.host).retry.as_ref()
     });
     let policy = policy.filter(|p| p.num_retries > 0 && upgrade.is_none()).cloned();
-    let deadline = deadline(exchange, forward, head);
+    let deadline = deadline(connection, exchange, forward, head);
     let mut run = Run {
         connection,
         cluster: &cluster,
         policy: policy.as_deref(),
         options: options(exchange, head, &cluster),
-        protocol: protocol(&cluster, head.version),
+        // What HTTP/1.1 clients ask for is carried over HTTP/1.1.
+        protocol: if upgrade.is_some() { Protocol::Http1 } else { protocol(&cluster, head.version) },
         hash,
         tried: Vec::new(),
         priorities: Vec::new(),
         attempt_count,
-        upgrade: upgrade.is_some(),
+        upgrade: upgrade.as_ref().is_some_and(|u| !u.is_connect()),
     };
     let attempts = run.attempts(exchange, head, forward, body);
     let outcome = match deadline {
@@ -94,18 +98,28 @@ pub(crate) async fn forward(
     };
     let Sent { mut response, lease, active } = outcome?;
     exchange.cx.set_details("via_upstream");
-    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if upgraded && let Some(requested) = upgrade {
-        requested.splice(&mut response, lease, active, request_permit);
+    let status = response.status();
+    if let Some(requested) = upgrade.filter(|asked| asked.agreed(status)) {
+        let idle = forward.idle_timeout.or(connection.manager.config.stream_idle_timeout);
+        let keep_upgrade = !requested.is_connect();
+        requested.splice(connection, &mut response, (lease, active, request_permit), idle);
         let (mut head, _no_body) = response.into_parts();
-        headers::clean_response(&mut head.headers, true);
-        return Ok(Reply { head, body: Body::empty(), held: Held::default(), upgraded, deadline: None });
+        headers::clean_response(&mut head.headers, keep_upgrade);
+        return Ok(Reply { head, body: Body::empty(), held: Held::default(), upgraded: true, watch: None });
+    }
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        // Nobody asked: to pass it on would let the upstream speak for this connection.
+        exchange.cx.details = None;
+        return Err(failed(exchange, &Failure::Protocol, 1));
     }
     let (mut head, incoming) = response.into_parts();
     head.version = Version::HTTP_11;
     headers::clean_response(&mut head.headers, false);
     let held = Held { lease: Some(lease), _counted: Some((active, request_permit)) };
-    Ok(Reply { head, body: Body::from(incoming), held, upgraded: false, deadline })
+    // Only an answer with a body can be late.
+    let progress = exchange.progress.as_ref().filter(|_| !incoming.is_end_stream());
+    let watch = progress.and_then(|progress| Watch::response(progress, deadline));
+    Ok(Reply { head, body: Body::from(incoming), held, upgraded: false, watch })
 }
 
 /// An attempt that was answered.

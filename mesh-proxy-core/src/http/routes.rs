@@ -186,8 +186,6 @@ fn matches(m: &RouteMatch, head: &request::Parts, path: &str, worker: &Worker) -
             m.query.iter().all(|q| q.matches(query))
         })
         && (!m.grpc || crate::config::is_grpc(head))
-        // Dynamic metadata is only there after filters; a route that asks for it never matches before them.
-        && m.metadata.is_empty()
         && m.fraction.is_none_or(|f| f.selects(worker.random()))
 }
 

@@ -22,6 +22,8 @@ use crate::{
     net::Stream,
 };
 
+/// hyper's smallest buffer for a head.
+const MIN_BUFFER: usize = 8192;
 /// Longer than any connection lives.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -35,6 +37,9 @@ pub(crate) async fn serve(connection: Arc<HttpConnection>, stream: Stream, http2
     } else {
         serve_http1(&connection, stream).await;
     }
+    if let Some(tunnel) = connection.take_tunnel() {
+        let _how_it_ended = tunnel.await;
+    }
     connection.manager.stats.cx_active.dec();
 }
 
@@ -45,7 +50,9 @@ async fn serve_http1(connection: &Arc<HttpConnection>, stream: Stream) {
         async move { Ok::<_, Infallible>(pipeline::handle(connection, request).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.max_headers(config.max_request_headers as usize);
+    builder
+        .max_headers(config.max_request_headers as usize)
+        .max_buf_size((config.max_request_headers_bytes as usize).max(MIN_BUFFER));
     if let Some(limit) = config.request_headers_timeout {
         builder.timer(TokioTimer::new()).header_read_timeout(limit);
     }
@@ -66,8 +73,7 @@ async fn serve_http2(connection: &Arc<HttpConnection>, stream: Stream) {
         .max_concurrent_streams(config.max_concurrent_streams)
         .max_header_list_size(config.max_request_headers_bytes)
         .initial_stream_window_size(config.initial_stream_window)
-        .initial_connection_window_size(config.initial_connection_window)
-        .enable_connect_protocol();
+        .initial_connection_window_size(config.initial_connection_window);
     let served = builder.serve_connection(TokioIo::new(stream), service);
     let mut served = pin!(served);
     let error = drive(connection, served.as_mut(), |conn| conn.graceful_shutdown()).await;
@@ -96,8 +102,12 @@ where
     let mut closing = false;
     let mut served_before = 0;
     // One timer for a connection's whole life, looked at when it fires: requests do not touch it.
-    let tick = [config.idle_timeout, config.max_connection_duration].into_iter().flatten().min();
-    let mut timer = pin!(tokio::time::sleep(tick.unwrap_or(FAR)));
+    let end = config.max_connection_duration.map(|most| connection.info.start + most);
+    let next = |closing: bool| {
+        let idle = Instant::now() + config.idle_timeout.unwrap_or(FAR);
+        end.filter(|_| !closing).map_or(idle, |end| idle.min(end))
+    };
+    let mut timer = pin!(tokio::time::sleep_until(next(false)));
     loop {
         let changed = lifecycle.changed();
         let mut changed = pin!(changed);
@@ -110,16 +120,18 @@ where
             let served = connection.requests.load(Relaxed);
             let idle = config.idle_timeout.is_some()
                 && connection.active.load(Relaxed) == 0
-                && served == served_before
-                && config.idle_timeout == tick;
-            let old =
-                config.max_connection_duration.is_some_and(|most| connection.info.start.elapsed() >= most);
+                && served == served_before;
+            let old = end.is_some_and(|end| end <= Instant::now());
             served_before = served;
+            if idle && closing {
+                // Asked to go a whole timeout ago: a head that never ends, or a client that does not read.
+                return None;
+            }
             if (idle || old) && !closing {
                 closing = true;
                 close(conn.as_mut());
             }
-            timer.as_mut().reset(Instant::now() + tick.unwrap_or(FAR));
+            timer.as_mut().reset(next(closing));
         }
         if stage >= CLOSING && !closing {
             closing = true;

@@ -1,31 +1,43 @@
-//! Upgrades (WebSocket): after 101 the two connections are joined byte by byte.
+//! Upgrades (WebSocket) and CONNECT: after the upstream agreed the two connections are joined byte by byte.
 
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 
+use super::HttpConnection;
 use crate::{
-    config::HttpConnectionManager,
+    config::{Forward, HttpConnectionManager},
+    lifecycle::KILLED,
+    net::{Moved, relay},
     upstream::{ActiveRequest, Lease, Permit},
 };
 
-/// A client asks for an upgrade that is allowed here.
+/// The kind of a CONNECT request among upgrades.
+const CONNECT: &str = "connect";
+
+/// A client asks for an upgrade.
 #[derive(Debug)]
 pub(crate) struct Requested {
     client: OnUpgrade,
+    /// Lower case: `websocket`, `connect`.
+    kind: String,
 }
 
-/// Whether a request asks for an allowed upgrade.
-pub(crate) fn requested(
-    config: &HttpConnectionManager,
-    request: &mut Request<Incoming>,
-) -> Option<Requested> {
-    if config.upgrades.is_empty() || !asks(request.headers()) {
+/// The upgrade that an HTTP/1.1 request asks for, allowed or not.
+pub(crate) fn requested(request: &mut Request<Incoming>) -> Option<Requested> {
+    if request.version() != Version::HTTP_11 {
         return None;
     }
-    let kind = request.headers().get(header::UPGRADE)?.to_str().ok()?;
-    let allowed = config.upgrades.iter().any(|allowed| allowed.eq_ignore_ascii_case(kind));
-    allowed.then(|| Requested { client: hyper::upgrade::on(request) })
+    let kind = if request.method() == Method::CONNECT {
+        CONNECT.to_owned()
+    } else if asks(request.headers()) {
+        request.headers().get(header::UPGRADE)?.to_str().ok()?.trim().to_ascii_lowercase()
+    } else {
+        return None;
+    };
+    Some(Requested { client: hyper::upgrade::on(request), kind })
 }
 
 fn asks(headers: &HeaderMap) -> bool {
@@ -37,21 +49,48 @@ fn asks(headers: &HeaderMap) -> bool {
 }
 
 impl Requested {
-    /// Joins both sides once both codecs have let go.
+    /// Whether the route, else the connection manager, lets it through.
+    pub(crate) fn allowed(&self, config: &HttpConnectionManager, forward: &Forward) -> bool {
+        let of_route = forward.upgrades.iter().find(|(kind, _)| **kind == *self.kind);
+        match of_route {
+            Some((_, enabled)) => *enabled,
+            None => config.upgrades.iter().any(|kind| **kind == *self.kind),
+        }
+    }
+
+    /// Whether this is a CONNECT request, which has no meaning but the upgrade.
+    pub(crate) fn is_connect(&self) -> bool {
+        self.kind == CONNECT
+    }
+
+    /// Whether the upstream's answer begins the tunnel.
+    pub(crate) fn agreed(&self, status: StatusCode) -> bool {
+        if self.is_connect() { status.is_success() } else { status == StatusCode::SWITCHING_PROTOCOLS }
+    }
+
+    /// Joins both sides once both codecs have let go. The connection's task waits for the tunnel's end, so that a tunnel
+    /// counts as the connection it is; it ends when the chain is killed or nothing moved for `idle_timeout`.
     pub(crate) fn splice(
         self,
+        connection: &Arc<HttpConnection>,
         response: &mut Response<Incoming>,
-        lease: Lease,
-        active: ActiveRequest,
-        permit: Permit,
+        held: (Lease, ActiveRequest, Permit),
+        idle_timeout: Option<Duration>,
     ) {
-        debug_assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         let upstream = hyper::upgrade::on(response);
-        tokio::spawn(async move {
-            let _held = (lease, active, permit);
-            let (Ok(client), Ok(upstream)) = (self.client.await, upstream.await) else { return };
-            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-            let _either_side_ended = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
-        });
+        let lifecycle = Arc::clone(&connection.lifecycle);
+        let tunnel = async move {
+            let _held = held;
+            let joined = async {
+                let (Ok(client), Ok(upstream)) = (self.client.await, upstream.await) else { return };
+                let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+                relay(&mut client, &mut upstream, idle_timeout, &Moved::default()).await;
+            };
+            tokio::select! {
+                () = joined => {}
+                () = lifecycle.reached(KILLED) => {}
+            }
+        };
+        connection.set_tunnel(tokio::spawn(tunnel));
     }
 }

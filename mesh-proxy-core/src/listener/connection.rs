@@ -26,6 +26,9 @@ use crate::{
     worker::Worker,
 };
 
+/// Longer than any connection lives.
+const NEVER: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
+
 /// Counts a listener's live connection.
 struct Active(Arc<ListenerRuntime>);
 
@@ -126,7 +129,15 @@ pub(crate) async fn run(
                 (Codec::Auto, None) if !inspected.protocols.is_empty() => inspected.http2_preface,
                 (Codec::Auto, None) => {
                     let Stream::Plain(tcp) = &stream else { return };
-                    inspect::is_http2(tcp).await.unwrap_or(false)
+                    // A client that says nothing is idle; nothing else counts its time here.
+                    let limit = manager.config.idle_timeout.unwrap_or(NEVER);
+                    let first = tokio::time::timeout(limit, inspect::is_http2(tcp));
+                    let first = tokio::select! {
+                        first = first => first,
+                        () = &mut killed => return,
+                    };
+                    let Ok(first) = first else { return };
+                    first.unwrap_or(false)
                 }
             };
             let lifecycle = Arc::clone(&chain.lifecycle);
@@ -202,6 +213,7 @@ fn refuse(
     };
     let record = Record {
         start_time: SystemTime::now(),
+        client: peer.ip(),
         duration: start.elapsed(),
         response_duration: None,
         connection: &info,
@@ -272,7 +284,7 @@ fn with_alpn(config: Arc<ServerConfig>, ours: &[Arc<str>], offered: &[Arc<str>])
 
 /// Runs the chain's network filters.
 fn allowed(chain: &ChainRuntime, info: &ConnectionInfo, shared: &Shared) -> bool {
-    let input = Input { connection: info, head: None, metadata: &[] };
+    let input = Input { connection: info, client: info.peer.ip(), head: None, metadata: &[] };
     chain.rbac.iter().all(|filter| {
         let prefix = filter.stat_prefix.trim_end_matches('.');
         let count = |what: &str| shared.stats().counter(&format!("{prefix}.rbac.{what}")).inc();

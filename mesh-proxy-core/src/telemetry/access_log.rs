@@ -1,6 +1,7 @@
 //! Access logs of a listener, a connection manager or a TCP proxy, compiled.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -58,6 +59,8 @@ impl Captured {
 #[derive(Debug)]
 pub(crate) struct Record<'a> {
     pub(crate) start_time: SystemTime,
+    /// The client's address as far as it can be trusted.
+    pub(crate) client: IpAddr,
     pub(crate) duration: Duration,
     pub(crate) response_duration: Option<Duration>,
     pub(crate) connection: &'a ConnectionInfo,

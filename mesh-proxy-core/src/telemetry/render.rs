@@ -147,8 +147,11 @@ pub(crate) fn value(out: &mut Vec<u8>, op: &Op, record: &Record<'_>) -> bool {
         Op::DownstreamLocalAddress => address(out, connection.local),
         Op::DownstreamLocalAddressWithoutPort => ip(out, connection.local.ip()),
         Op::DownstreamLocalPort => number(out, connection.local.port().into()),
-        Op::DownstreamRemoteAddress | Op::DownstreamDirectRemoteAddress => address(out, connection.peer),
-        Op::DownstreamRemoteAddressWithoutPort => ip(out, connection.peer.ip()),
+        Op::DownstreamDirectRemoteAddress => address(out, connection.peer),
+        Op::DownstreamRemoteAddress if record.client == connection.peer.ip() => address(out, connection.peer),
+        // A header names no port; Envoy prints 0.
+        Op::DownstreamRemoteAddress => address(out, SocketAddr::new(record.client, 0)),
+        Op::DownstreamRemoteAddressWithoutPort => ip(out, record.client),
         Op::DownstreamPeerUriSan => return text(out, connection.peer_identity().map(|id| &**id)),
         Op::DownstreamLocalUriSan => {
             return text(out, connection.tls.as_ref().and_then(|t| t.local_identity.as_deref()));

@@ -19,7 +19,7 @@ use prost::Message;
 use prost_types::Any;
 
 use super::{
-    At, Result, access_log::access_logs, decode, decode_if, duration, limit_or, matcher, missing, rbac::rbac,
+    At, Result, access_log::access_logs, audit::fields, decode, limit, decode_if, duration, limit_or, matcher, missing, rbac::rbac,
     type_name, unsupported,
 };
 use crate::{
@@ -47,6 +47,10 @@ pub(super) fn network_filter(message: &listener::Filter) -> Result<Option<Networ
         return tcp_proxy(&tcp).map(|t| Some(NetworkFilter::TcpProxy(t)));
     }
     if let Some(filter) = decode_if::<network_rbac::Rbac>(any)? {
+        fields!(&filter => network_rbac::Rbac {
+            obeyed: [rules, shadow_rules, stat_prefix, shadow_rules_stat_prefix, matcher, shadow_matcher],
+            refused: [enforcement_type, delay_deny],
+        });
         let rbac = rbac(
             filter.rules.as_ref(),
             filter.shadow_rules.as_ref(),
@@ -67,12 +71,38 @@ pub(super) fn network_filter(message: &listener::Filter) -> Result<Option<Networ
 
 fn tcp_proxy(message: &tcp_pb::TcpProxy) -> Result<TcpProxy> {
     use tcp_pb::tcp_proxy::ClusterSpecifier as Wire;
-    if message.tunneling_config.is_some() {
-        return Err(unsupported("tunneling_config", "tunnelling"));
+    fields!(message => tcp_pb::TcpProxy {
+        obeyed: [
+            stat_prefix, access_log, max_connect_attempts, idle_timeout, hash_policy,
+            max_downstream_connection_duration, cluster_specifier,
+        ],
+        refused: [
+            downstream_idle_timeout, upstream_idle_timeout, metadata_match, tunneling_config, on_demand,
+            access_log_flush_interval, flush_access_log_on_connected, access_log_options, backoff_options,
+            proxy_protocol_tlvs, max_downstream_connection_duration_jitter_percentage, upstream_connect_mode,
+            max_early_data_bytes,
+        ],
+    });
+    use mesh_xds::pb::envoy::r#type::v3::hash_policy::PolicySpecifier;
+    let mut hash_source_ip = false;
+    for policy in &message.hash_policy {
+        match &policy.policy_specifier {
+            Some(PolicySpecifier::SourceIp(_)) => hash_source_ip = true,
+            Some(PolicySpecifier::FilterState(state)) => {
+                return Err(unsupported("hash_policy.filter_state", &state.key));
+            }
+            None => return Err(missing("hash_policy")),
+        }
     }
     let cluster = match message.cluster_specifier.as_ref().ok_or_else(|| missing("cluster_specifier"))? {
         Wire::Cluster(name) => ClusterSpecifier::Name(name.as_str().into()),
         Wire::WeightedClusters(all) => {
+            for cluster in &all.clusters {
+                fields!(cluster => tcp_pb::tcp_proxy::weighted_cluster::ClusterWeight {
+                    obeyed: [name, weight],
+                    refused: [metadata_match],
+                });
+            }
             let clusters: Vec<_> =
                 all.clusters.iter().map(|c| WeightedCluster::new(&c.name, c.weight)).collect();
             if clusters.iter().all(|c| c.weight == 0) {
@@ -87,6 +117,11 @@ fn tcp_proxy(message: &tcp_pb::TcpProxy) -> Result<TcpProxy> {
         cluster,
         idle_timeout: limit_or("idle_timeout", message.idle_timeout.as_ref(), hour)?,
         max_connect_attempts: message.max_connect_attempts.unwrap_or(1).max(1),
+        max_connection_duration: limit(
+            "max_downstream_connection_duration",
+            message.max_downstream_connection_duration.as_ref(),
+        )?,
+        hash_source_ip,
         access_logs: access_logs(&message.access_log)?,
     })
 }
@@ -147,6 +182,15 @@ pub(super) fn http_filter(message: &hcm::HttpFilter) -> Result<Option<HttpFilter
 fn kind(message: &hcm::HttpFilter, any: &Any) -> Result<HttpFilterKind> {
     let kind = type_name(any);
     if let Some(router) = decode_if::<router_pb::Router>(any)? {
+        fields!(&router => router_pb::Router {
+            obeyed: [suppress_envoy_headers],
+            // Statistics and spans.
+            ignored: [dynamic_stats, start_child_span, suppress_grpc_request_failure_code_stats],
+            refused: [
+                upstream_log, strict_check_headers, respect_expected_rq_timeout, upstream_http_filters,
+                upstream_log_options,
+            ],
+        });
         return Ok(HttpFilterKind::Router { suppress_envoy_headers: router.suppress_envoy_headers });
     }
     if let Some(filter) = decode_if::<http_rbac::Rbac>(any)? {
@@ -156,6 +200,10 @@ fn kind(message: &hcm::HttpFilter, any: &Any) -> Result<HttpFilterKind> {
         return Ok(HttpFilterKind::Fault(Arc::new(fault(&filter)?)));
     }
     if let Some(filter) = decode_if::<mutation_pb::HeaderMutation>(any)? {
+        fields!(&filter => mutation_pb::HeaderMutation {
+            obeyed: [mutations],
+            refused: [most_specific_header_mutations_wins],
+        });
         return Ok(HttpFilterKind::HeaderMutation(Arc::new(mutations(filter.mutations.as_ref())?)));
     }
     if let Some(filter) = decode_if::<limit_pb::LocalRateLimit>(any)? {
@@ -177,15 +225,27 @@ fn kind(message: &hcm::HttpFilter, any: &Any) -> Result<HttpFilterKind> {
 }
 
 fn http_rbac(filter: &http_rbac::Rbac) -> Result<crate::config::Rbac> {
+    fields!(filter => http_rbac::Rbac {
+        obeyed: [rules, shadow_rules, shadow_rules_stat_prefix, matcher, shadow_matcher],
+        // Statistics.
+        ignored: [rules_stat_prefix, track_per_rule_stats],
+    });
     let rules: Option<&rbac_pb::Rbac> = filter.rules.as_ref();
     let has_matcher = filter.matcher.is_some() || filter.shadow_matcher.is_some();
     rbac(rules, filter.shadow_rules.as_ref(), &filter.shadow_rules_stat_prefix, has_matcher)
 }
 
 fn fault(message: &fault_pb::HttpFault) -> Result<Fault> {
-    if message.response_rate_limit.is_some() {
-        return Err(unsupported("response_rate_limit", "a response rate limit"));
-    }
+    fields!(message => fault_pb::HttpFault {
+        obeyed: [delay, abort, upstream_cluster, headers, max_active_faults],
+        // Keys of a runtime that does not exist here, and statistics.
+        ignored: [
+            delay_percent_runtime, abort_percent_runtime, delay_duration_runtime, abort_http_status_runtime,
+            max_active_faults_runtime, response_rate_limit_percent_runtime, abort_grpc_status_runtime,
+            disable_downstream_cluster_stats, filter_metadata,
+        ],
+        refused: [downstream_nodes, response_rate_limit],
+    });
     let delay = message.delay.as_ref().map(|delay| {
         let fraction = delay.percentage.as_ref().map_or(Fraction(0), matcher::fraction);
         match &delay.fault_delay_secifier {
@@ -226,6 +286,10 @@ pub(super) fn status(field: &str, code: u32) -> Result<StatusCode> {
 
 fn mutations(message: Option<&mutation_pb::Mutations>) -> Result<HeaderMutation> {
     let Some(message) = message else { return Ok(HeaderMutation::default()) };
+    fields!(message => mutation_pb::Mutations {
+        obeyed: [request_mutations, response_mutations],
+        refused: [query_parameter_mutations, response_trailers_mutations, request_trailers_mutations],
+    });
     Ok(HeaderMutation {
         request: mutation(&message.request_mutations).at("request_mutations")?,
         response: mutation(&message.response_mutations).at("response_mutations")?,
@@ -240,7 +304,7 @@ fn mutation(messages: &[rules::HeaderMutation]) -> Result<HeaderOperations> {
                 operations.remove.extend(matcher::operations(&[], std::slice::from_ref(name))?.remove);
             }
             rules::header_mutation::Action::Append(option) => {
-                operations.add.push(matcher::operation(option)?);
+                operations.add.extend(matcher::operation(option)?);
             }
             rules::header_mutation::Action::RemoveOnMatch(_) => {
                 return Err(unsupported("remove_on_match", "removal by pattern"));
@@ -251,9 +315,16 @@ fn mutation(messages: &[rules::HeaderMutation]) -> Result<HeaderOperations> {
 }
 
 fn rate_limit(message: &limit_pb::LocalRateLimit) -> Result<LocalRateLimit> {
-    if !message.descriptors.is_empty() {
-        return Err(unsupported("descriptors", "rate limits by descriptor"));
-    }
+    fields!(message => limit_pb::LocalRateLimit {
+        obeyed: [stat_prefix, status, token_bucket, filter_enabled, filter_enforced, response_headers_to_add],
+        // About descriptors, of which there are none.
+        ignored: [vh_rate_limits, always_consume_default_token_bucket, max_dynamic_descriptors, stage],
+        refused: [
+            descriptors, request_headers_to_add_when_not_enforced, local_rate_limit_per_downstream_connection,
+            enable_x_ratelimit_headers, rate_limited_as_resource_exhausted, local_cluster_rate_limit,
+            rate_limits,
+        ],
+    });
     let fraction = |f: Option<&mesh_xds::pb::envoy::config::core::v3::RuntimeFractionalPercent>| {
         f.map_or(Fraction(0), matcher::runtime_fraction)
     };
@@ -275,6 +346,21 @@ fn rate_limit(message: &limit_pb::LocalRateLimit) -> Result<LocalRateLimit> {
 }
 
 fn cors(message: &cors_pb::CorsPolicy) -> Result<Cors> {
+    fields!(message => cors_pb::CorsPolicy {
+        obeyed: [
+            allow_origin_string_match, allow_methods, allow_headers, expose_headers, max_age,
+            allow_credentials, filter_enabled, shadow_enabled, forward_not_matching_preflights,
+        ],
+        refused_if_true: [allow_private_network_access],
+    });
+    let share = |f: &Option<_>, absent| f.as_ref().map_or(absent, matcher::runtime_fraction);
+    // All or nothing: a share of requests has no meaning to a browser.
+    if share(&message.filter_enabled, Fraction::ALL) != Fraction::ALL {
+        return Err(unsupported("filter_enabled", "a policy for a share of requests"));
+    }
+    if share(&message.shadow_enabled, Fraction(0)) != Fraction(0) {
+        return Err(unsupported("shadow_enabled", "a policy that is only evaluated"));
+    }
     let value = |field: &str, text: &str| match text {
         "" => Ok(None),
         text => HeaderValue::from_str(text)

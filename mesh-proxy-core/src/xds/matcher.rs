@@ -115,7 +115,10 @@ fn name(text: &str) -> Result<HeaderName> {
 
 #[allow(deprecated, reason = "the old form is still on the wire")]
 pub(super) fn operations(add: &[core::HeaderValueOption], remove: &[String]) -> Result<HeaderOperations> {
-    let add = add.iter().enumerate().map(|(i, option)| operation(option).at(format!("headers_to_add[{i}]")));
+    let add = add
+        .iter()
+        .enumerate()
+        .filter_map(|(i, option)| operation(option).at(format!("headers_to_add[{i}]")).transpose());
     Ok(HeaderOperations {
         remove: remove.iter().map(|n| name(n).at("headers_to_remove")).collect::<Result<_>>()?,
         add: add.collect::<Result<_>>()?,
@@ -123,7 +126,8 @@ pub(super) fn operations(add: &[core::HeaderValueOption], remove: &[String]) -> 
 }
 
 #[allow(deprecated, reason = "the old form is still on the wire")]
-pub(super) fn operation(option: &core::HeaderValueOption) -> Result<HeaderOperation> {
+/// `None` when an empty value is not to be added.
+pub(super) fn operation(option: &core::HeaderValueOption) -> Result<Option<HeaderOperation>> {
     use core::header_value_option::HeaderAppendAction as Wire;
     let header = option.header.as_ref().ok_or_else(|| missing("header"))?;
     let raw: &[u8] =
@@ -143,7 +147,9 @@ pub(super) fn operation(option: &core::HeaderValueOption) -> Result<HeaderOperat
         ConfigError::invalid("value", String::from_utf8_lossy(raw), "not allowed in a header")
     })?;
     let template = header.value.contains('%').then(|| Arc::from(header.value.as_str()));
-    Ok(HeaderOperation { name: name(&header.key)?, value, template, action })
+    let name = name(&header.key)?;
+    let nothing = value.is_empty() && !option.keep_empty_value;
+    Ok((!nothing).then_some(HeaderOperation { name, value, template, action }))
 }
 
 pub(super) fn fraction(message: &types::FractionalPercent) -> Fraction {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mesh_xds::pb::envoy::{config::rbac::v3 as pb, r#type::matcher::v3 as matcher};
 
 use super::{
-    At, Result, cidr, decode_if,
+    At, Result, audit::fields, cidr, decode_if,
     matcher::{header, metadata, string},
     missing, port, type_name, unsupported,
 };
@@ -28,6 +28,7 @@ pub(super) fn rbac(
 }
 
 fn rules_of(message: &pb::Rbac) -> Result<RbacRules> {
+    fields!(message => pb::Rbac { obeyed: [action, policies], refused: [audit_logging_options], });
     let action = match message.action() {
         pb::rbac::Action::Allow => RbacAction::Allow,
         pb::rbac::Action::Deny => RbacAction::Deny,
@@ -40,9 +41,10 @@ fn rules_of(message: &pb::Rbac) -> Result<RbacRules> {
 }
 
 fn policy(message: &pb::Policy) -> Result<RbacPolicy> {
-    if message.condition.is_some() || message.checked_condition.is_some() {
-        return Err(unsupported("condition", "a CEL condition"));
-    }
+    fields!(message => pb::Policy {
+        obeyed: [permissions, principals],
+        refused: [condition, checked_condition, cel_config],
+    });
     let permissions =
         message.permissions.iter().map(permission).collect::<Result<Vec<_>>>().at("permissions")?;
     let principals = message.principals.iter().map(principal).collect::<Result<Vec<_>>>().at("principals")?;

@@ -5,16 +5,25 @@ use std::sync::Arc;
 use mesh_xds::pb::envoy::config::route::v3 as pb;
 
 use super::{
-    At, Result, decode_if, filters::per_filter, matcher, missing, route_action, type_name, unsupported,
+    At, Result, audit::fields, decode_if, filters::per_filter, matcher, missing, route_action, type_name, unsupported,
 };
 use crate::config::{
-    HeaderOperations, PathMatch, RbacRule, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    HeaderOperations, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
 };
 
 pub(super) fn route_configuration(message: &pb::RouteConfiguration) -> Result<RouteConfiguration> {
-    if message.vhds.is_some() {
-        return Err(unsupported("vhds", "virtual host discovery"));
-    }
+    fields!(message => pb::RouteConfiguration {
+        obeyed: [
+            name, virtual_hosts, response_headers_to_add, response_headers_to_remove, request_headers_to_add,
+            request_headers_to_remove, ignore_port_in_host_matching, typed_per_filter_config,
+        ],
+        // A cluster that is not there yet answers 503; direct answers have one bound.
+        ignored: [validate_clusters, max_direct_response_body_size_bytes, metadata],
+        refused: [
+            internal_only_headers, vhds, most_specific_header_mutations_wins, cluster_specifier_plugins,
+            request_mirror_policies, ignore_path_parameters_in_path_matching, vhost_header,
+        ],
+    });
     let virtual_hosts = message
         .virtual_hosts
         .iter()
@@ -38,9 +47,19 @@ pub(super) fn route_configuration(message: &pb::RouteConfiguration) -> Result<Ro
 }
 
 fn virtual_host(message: &pb::VirtualHost) -> Result<VirtualHost> {
-    if message.matcher.is_some() {
-        return Err(unsupported("matcher", "a matcher tree"));
-    }
+    fields!(message => pb::VirtualHost {
+        obeyed: [
+            name, domains, routes, require_tls, request_headers_to_add, response_headers_to_add,
+            response_headers_to_remove, request_headers_to_remove, include_request_attempt_count,
+            typed_per_filter_config, retry_policy, include_attempt_count_in_response,
+        ],
+        // Statistics, and notes of the control plane.
+        ignored: [virtual_clusters, metadata],
+        refused: [
+            rate_limits, cors, hedge_policy, per_request_buffer_limit_bytes, retry_policy_typed_config,
+            matcher, request_mirror_policies, include_is_timeout_retry_header, request_body_buffer_limit,
+        ],
+    });
     if message.require_tls() != pb::virtual_host::TlsRequirementType::None {
         return Err(unsupported("require_tls", message.require_tls().as_str_name()));
     }
@@ -75,6 +94,15 @@ fn virtual_host(message: &pb::VirtualHost) -> Result<VirtualHost> {
 
 /// A route. A bad match is an error of the whole resource; a bad action only makes this route answer 500.
 fn route(message: &pb::Route) -> Result<Route> {
+    fields!(message => pb::Route {
+        obeyed: [
+            name, r#match, action, request_headers_to_add, response_headers_to_add,
+            response_headers_to_remove, request_headers_to_remove, typed_per_filter_config,
+        ],
+        // Names for spans and statistics, and notes of the control plane.
+        ignored: [metadata, decorator, tracing, stat_prefix],
+        refused: [per_request_buffer_limit_bytes, request_body_buffer_limit],
+    });
     let matches = route_match(message.r#match.as_ref().ok_or_else(|| missing("match"))?).at("match")?;
     let rest = action_and_headers(message).unwrap_or_else(|error| Rest {
         action: RouteAction::Invalid { reason: error.to_string().into() },
@@ -89,7 +117,6 @@ fn route(message: &pb::Route) -> Result<Route> {
         // A filter's configuration may be a policy: a bad one must not be dropped, and 500 would be a policy too, so the
         // resource is refused as a whole.
         per_filter: per_filter(&message.typed_per_filter_config)?,
-        operation: message.decorator.as_ref().map_or("", |d| d.operation.as_str()).into(),
     })
 }
 
@@ -120,12 +147,11 @@ fn action_and_headers(message: &pb::Route) -> Result<Rest> {
 fn route_match(message: &pb::RouteMatch) -> Result<RouteMatch> {
     use mesh_xds::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
     use pb::route_match::PathSpecifier;
-    if message.tls_context.is_some() {
-        return Err(unsupported("tls_context", "a match on TLS"));
-    }
-    if !message.filter_state.is_empty() {
-        return Err(unsupported("filter_state", "a match on filter state"));
-    }
+    fields!(message => pb::RouteMatch {
+        obeyed: [case_sensitive, headers, query_parameters, grpc, runtime_fraction, path_specifier],
+        // Routes are chosen once, before any filter could have left metadata or state.
+        refused: [tls_context, dynamic_metadata, filter_state],
+    });
     let path = match message.path_specifier.as_ref().ok_or_else(|| missing("path_specifier"))? {
         PathSpecifier::Prefix(text) => PathMatch::Prefix(text.as_str().into()),
         PathSpecifier::Path(text) => PathMatch::Exact(text.as_str().into()),
@@ -140,7 +166,6 @@ fn route_match(message: &pb::RouteMatch) -> Result<RouteMatch> {
             }
         }
     };
-    let metadata = message.dynamic_metadata.iter().map(matcher::metadata);
     Ok(RouteMatch {
         path,
         case_sensitive: message.case_sensitive.unwrap_or(true),
@@ -153,7 +178,6 @@ fn route_match(message: &pb::RouteMatch) -> Result<RouteMatch> {
             .at("query_parameters")?,
         grpc: message.grpc.is_some(),
         fraction: message.runtime_fraction.as_ref().map(matcher::runtime_fraction),
-        metadata: metadata.collect::<Result<Vec<RbacRule>>>().at("dynamic_metadata")?,
     })
 }
 

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use mesh_xds::pb::envoy::config::{core::v3 as core, route::v3 as pb};
 
 use super::{
-    At, Result, duration,
+    At, Result, audit::fields, duration,
     filters::{per_filter, status},
     limit, matcher, missing, port, unsupported,
 };
 use crate::{
     config::{
-        ClusterSpecifier, DirectResponse, Forward, HashPolicy, HostRewrite, MirrorPolicy, PathRewrite,
-        Redirect, RetryOn, RetryPolicy, RouteAction, WeightedCluster,
+        ClusterSpecifier, DirectResponse, Forward, HashPolicy, HashSource, HostRewrite, MirrorPolicy,
+        PathRewrite, Redirect, RetryOn, RetryPolicy, RouteAction, WeightedCluster,
     },
     error::ConfigError,
 };
@@ -46,7 +46,47 @@ fn header_value(field: &str, text: &str) -> Result<HeaderValue> {
     HeaderValue::from_str(text).map_err(|_| ConfigError::invalid(field, text, "not allowed in a header"))
 }
 
+/// Refuses what would not be obeyed.
+fn audit(message: &pb::RouteAction) -> Result<()> {
+    fields!(message => pb::RouteAction {
+        obeyed: [
+            prefix_rewrite, timeout, retry_policy, hash_policy, cluster_not_found_response_code,
+            max_grpc_timeout, idle_timeout, upgrade_configs, request_mirror_policies, regex_rewrite,
+            max_stream_duration, append_x_forwarded_host, cluster_specifier, host_rewrite_specifier,
+        ],
+        // QUIC.
+        ignored: [early_data_policy],
+        refused: [
+            metadata_match, priority, rate_limits, cors, internal_redirect_action, hedge_policy,
+            grpc_timeout_offset, max_internal_redirects, retry_policy_typed_config, internal_redirect_policy,
+            path_rewrite_policy, flush_timeout, path_rewrite,
+        ],
+        refused_if_true: [include_vh_rate_limits],
+    });
+    if let Some(duration) = &message.max_stream_duration {
+        fields!(duration => pb::route_action::MaxStreamDuration {
+            obeyed: [max_stream_duration, grpc_timeout_header_max],
+            refused: [grpc_timeout_header_offset],
+        });
+    }
+    for upgrade in &message.upgrade_configs {
+        fields!(upgrade => pb::route_action::UpgradeConfig {
+            obeyed: [upgrade_type, enabled],
+            refused: [connect_config],
+        });
+    }
+    for mirror in &message.request_mirror_policies {
+        fields!(mirror => pb::route_action::RequestMirrorPolicy {
+            obeyed: [cluster, runtime_fraction, disable_shadow_host_suffix_append],
+            ignored: [trace_sampled],
+            refused: [cluster_header, request_headers_mutations, host_rewrite_literal],
+        });
+    }
+    Ok(())
+}
+
 fn forward(message: &pb::RouteAction) -> Result<Forward> {
+    audit(message)?;
     use pb::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier as Wire, HostRewriteSpecifier};
     let cluster = match message.cluster_specifier.as_ref().ok_or_else(|| missing("cluster_specifier"))? {
         Wire::Cluster(name) if name.is_empty() => return Err(missing("cluster")),
@@ -70,9 +110,6 @@ fn forward(message: &pb::RouteAction) -> Result<Forward> {
         }
         Some(_) => return Err(unsupported("host_rewrite_specifier", "a rewrite from the path")),
     };
-    if message.path_rewrite_policy.is_some() {
-        return Err(unsupported("path_rewrite_policy", "a rewrite by extension"));
-    }
     let rewrite = match &message.regex_rewrite {
         Some(rewrite) => {
             let pattern = rewrite.pattern.as_ref().ok_or_else(|| missing("regex_rewrite.pattern"))?;
@@ -97,7 +134,7 @@ fn forward(message: &pb::RouteAction) -> Result<Forward> {
     Ok(Forward {
         cluster,
         timeout: [timeout, max_stream].into_iter().flatten().min(),
-        idle_timeout: limit("idle_timeout", message.idle_timeout.as_ref())?,
+        idle_timeout: message.idle_timeout.as_ref().map(|d| duration("idle_timeout", d)).transpose()?,
         max_grpc_timeout: grpc.map(|d| duration("max_grpc_timeout", d)).transpose()?,
         retry: message
             .retry_policy
@@ -106,6 +143,7 @@ fn forward(message: &pb::RouteAction) -> Result<Forward> {
             .transpose()?,
         rewrite,
         host_rewrite,
+        append_forwarded_host: message.append_x_forwarded_host,
         mirrors: message.request_mirror_policies.iter().map(mirror).collect::<Result<_>>()?,
         hash_policies: message.hash_policy.iter().map(hash_policy).collect::<Result<_>>()?,
         cluster_not_found: match message.cluster_not_found_response_code() {
@@ -123,10 +161,20 @@ fn forward(message: &pb::RouteAction) -> Result<Forward> {
 
 fn weighted(message: &pb::WeightedCluster) -> Result<ClusterSpecifier> {
     use pb::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+    fields!(message => pb::WeightedCluster {
+        obeyed: [clusters],
+        // The total is the sum.
+        ignored: [runtime_key_prefix, total_weight],
+        refused: [random_value_specifier],
+    });
     let one = |message: &pb::weighted_cluster::ClusterWeight| {
-        if !message.cluster_header.is_empty() {
-            return Err(unsupported("cluster_header", "a weighted cluster by header"));
-        }
+        fields!(message => pb::weighted_cluster::ClusterWeight {
+            obeyed: [
+                name, weight, request_headers_to_add, response_headers_to_add, response_headers_to_remove,
+                request_headers_to_remove, typed_per_filter_config, host_rewrite_specifier,
+            ],
+            refused: [metadata_match, cluster_header],
+        });
         let host_rewrite = match &message.host_rewrite_specifier {
             Some(HostRewriteSpecifier::HostRewriteLiteral(text)) => {
                 Some(header_value("host_rewrite_literal", text)?)
@@ -161,9 +209,6 @@ fn weighted(message: &pb::WeightedCluster) -> Result<ClusterSpecifier> {
 }
 
 fn mirror(message: &pb::route_action::RequestMirrorPolicy) -> Result<MirrorPolicy> {
-    if !message.cluster_header.is_empty() {
-        return Err(unsupported("request_mirror_policies.cluster_header", &message.cluster_header));
-    }
     Ok(MirrorPolicy {
         cluster: message.cluster.as_str().into(),
         fraction: message
@@ -176,24 +221,57 @@ fn mirror(message: &pb::route_action::RequestMirrorPolicy) -> Result<MirrorPolic
 
 fn hash_policy(message: &pb::route_action::HashPolicy) -> Result<HashPolicy> {
     use pb::route_action::hash_policy::PolicySpecifier;
-    Ok(match message.policy_specifier.as_ref().ok_or_else(|| missing("hash_policy"))? {
+    let source = match message.policy_specifier.as_ref().ok_or_else(|| missing("hash_policy"))? {
         PolicySpecifier::Header(h) => {
-            HashPolicy::Header(header_name("hash_policy.header_name", &h.header_name)?)
+            if h.regex_rewrite.is_some() {
+                return Err(unsupported("hash_policy.header.regex_rewrite", "a rewritten header"));
+            }
+            HashSource::Header(header_name("hash_policy.header_name", &h.header_name)?)
         }
-        PolicySpecifier::Cookie(c) => HashPolicy::Cookie {
-            name: c.name.as_str().into(),
-            ttl: c.ttl.as_ref().map(|t| duration("hash_policy.ttl", t)).transpose()?,
-            path: c.path.as_str().into(),
-        },
-        PolicySpecifier::ConnectionProperties(_) => HashPolicy::SourceIp,
-        PolicySpecifier::QueryParameter(q) => HashPolicy::Query(q.name.as_str().into()),
+        PolicySpecifier::Cookie(c) => {
+            let text = |field: &str, text: &str| {
+                // What would end the attribute, or the header, would forge another.
+                let plain = text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b';');
+                let why = "not allowed in a cookie";
+                if plain { Ok(Arc::from(text)) } else { Err(ConfigError::invalid(field, text, why)) }
+            };
+            let name = header_name("hash_policy.cookie.name", &c.name).map(|_| c.name.as_str().into())?;
+            let attributes = c.attributes.iter().map(|a| {
+                Ok((
+                    text("hash_policy.cookie.attributes.name", &a.name)?,
+                    text("hash_policy.cookie.attributes.value", &a.value)?,
+                ))
+            });
+            HashSource::Cookie {
+                name,
+                ttl: c.ttl.as_ref().map(|t| duration("hash_policy.cookie.ttl", t)).transpose()?,
+                path: text("hash_policy.cookie.path", &c.path)?,
+                attributes: attributes.collect::<Result<_>>()?,
+            }
+        }
+        PolicySpecifier::ConnectionProperties(c) if c.source_ip => HashSource::SourceIp,
+        PolicySpecifier::ConnectionProperties(_) => {
+            return Err(ConfigError::invalid("hash_policy.source_ip", false, "nothing would be hashed"));
+        }
+        PolicySpecifier::QueryParameter(q) => HashSource::Query(q.name.as_str().into()),
         PolicySpecifier::FilterState(_) => return Err(unsupported("hash_policy", "a hash of filter state")),
-    })
+    };
+    Ok(HashPolicy { source, terminal: message.terminal })
 }
 
 pub(super) fn retry_policy(message: &pb::RetryPolicy) -> Result<RetryPolicy> {
     use mesh_xds::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
     use pb::retry_policy::{retry_host_predicate, retry_priority};
+    fields!(message => pb::RetryPolicy {
+        obeyed: [
+            retry_on, num_retries, per_try_timeout, retry_priority, retry_host_predicate,
+            host_selection_retry_max_attempts, retriable_status_codes, retry_back_off,
+        ],
+        refused: [
+            retriable_headers, retriable_request_headers, rate_limited_retry_back_off,
+            retry_options_predicates, per_try_idle_timeout,
+        ],
+    });
     let codes = message.retriable_status_codes.iter().map(|c| status("retriable_status_codes", *c));
     let mut avoid_previous_hosts = false;
     for predicate in &message.retry_host_predicate {
@@ -276,6 +354,7 @@ fn redirect(message: &pb::RedirectAction) -> Result<Redirect> {
 
 fn direct(message: &pb::DirectResponseAction) -> Result<DirectResponse> {
     use core::data_source::Specifier;
+    fields!(message => pb::DirectResponseAction { obeyed: [status, body], refused: [body_format], });
     let body = match message.body.as_ref().and_then(|b| b.specifier.as_ref()) {
         None => Bytes::new(),
         Some(Specifier::InlineString(text)) => Bytes::copy_from_slice(text.as_bytes()),

@@ -91,7 +91,16 @@ impl App {
         Self::bind("127.0.0.1:0".parse().unwrap(), answer).await
     }
 
+    /// Starts an app that takes its time before each answer.
+    pub(crate) async fn start_slow(delay: Duration, answer: Answer) -> Self {
+        Self::serve("127.0.0.1:0".parse().unwrap(), delay, answer).await
+    }
+
     pub(crate) async fn bind(address: SocketAddr, answer: Answer) -> Self {
+        Self::serve(address, Duration::ZERO, answer).await
+    }
+
+    async fn serve(address: SocketAddr, delay: Duration, answer: Answer) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let app = Self {
             address: listener.local_addr().unwrap(),
@@ -110,6 +119,9 @@ impl App {
                     let mut buffer = Vec::new();
                     while let Some((head, body)) = read_message(&mut stream, &mut buffer).await {
                         let n = requests.fetch_add(1, Ordering::SeqCst);
+                        if !delay.is_zero() {
+                            tokio::time::sleep(delay).await;
+                        }
                         let Some(answer) = answer(n, &format!("{head}{body}")) else { return };
                         if stream.write_all(answer.as_bytes()).await.is_err() {
                             return;
@@ -150,7 +162,14 @@ impl Client {
 
     pub(crate) async fn response(&mut self) -> Option<(String, String)> {
         let read = read_message(&mut self.stream, &mut self.buffer);
-        tokio::time::timeout(Duration::from_secs(20), read).await.expect("a response in time")
+        tokio::time::timeout(Duration::from_secs(120), read).await.expect("a response in time")
+    }
+
+    /// Reads until the proxy closes; what it still said.
+    pub(crate) async fn closed(&mut self) -> String {
+        let mut rest = std::mem::take(&mut self.buffer);
+        let _reset_is_an_end_too = self.stream.read_to_end(&mut rest).await;
+        String::from_utf8_lossy(&rest).into_owned()
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> (String, String) {

@@ -1,6 +1,6 @@
 //! What is decided about a request before its attempts: cluster, headers, deadline, protocol, hash.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Version, header, request, uri};
 use tokio::time::Instant;
@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use super::{Local, answers::expand};
 use crate::{
     config::{
-        ClusterSpecifier, Forward, HashPolicy, HostRewrite, LbPolicy, PathRewrite, Route, UpstreamProtocol,
+        ClusterSpecifier, Forward, HashSource, HostRewrite, LbPolicy, PathRewrite, Route, UpstreamProtocol,
         names,
     },
     filter::LocalReply,
-    http::{HttpConnection, exchange::Exchange, path, pipeline::capture_request, routes},
+    http::{HttpConnection, exchange::Exchange, headers, path, pipeline::capture_request, routes},
     telemetry::ResponseFlags,
     upstream::{ClusterRuntime, ConnectOptions, Host, Protocol},
 };
@@ -113,13 +113,23 @@ pub(super) fn prepare(
         HostRewrite::None | HostRewrite::Endpoint => None,
     });
     if let Some(host) = new_host {
+        if forward.append_forwarded_host {
+            headers::append_forwarded_host(&mut head.headers);
+        }
         head.headers.insert(header::HOST, host);
+    } else if forward.append_forwarded_host && forward.host_rewrite == HostRewrite::Endpoint {
+        headers::append_forwarded_host(&mut head.headers);
     }
     capture_request(exchange, head);
     attempt_count
 }
 
-pub(super) fn deadline(exchange: &Exchange, forward: &Forward, head: &mut request::Parts) -> Option<Instant> {
+pub(super) fn deadline(
+    connection: &HttpConnection,
+    exchange: &Exchange,
+    forward: &Forward,
+    head: &mut request::Parts,
+) -> Option<Instant> {
     let mut limit = forward.timeout;
     if exchange.grpc
         && let Some(most) = forward.max_grpc_timeout
@@ -127,7 +137,8 @@ pub(super) fn deadline(exchange: &Exchange, forward: &Forward, head: &mut reques
     {
         limit = Some(if most.is_zero() { asked } else { asked.min(most) });
     }
-    let limit = limit.filter(|l| !l.is_zero())?;
+    let most = connection.manager.config.max_stream_duration;
+    let limit = [limit, most].into_iter().flatten().filter(|l| !l.is_zero()).min()?;
     head.headers.insert(names::EXPECTED_TIMEOUT, HeaderValue::from(limit.as_millis() as u64));
     Some(exchange.cx.start + limit)
 }
@@ -178,38 +189,81 @@ pub(super) fn options(
 
 pub(super) fn hash(
     connection: &HttpConnection,
+    exchange: &mut Exchange,
     cluster: &ClusterRuntime,
     forward: &Forward,
     head: &request::Parts,
 ) -> Option<u64> {
-    use twox_hash::XxHash64;
     if !matches!(cluster.config.lb, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }) {
         return None;
     }
-    forward.hash_policies.iter().fold(None, |so_far: Option<u64>, policy| {
-        let new = match policy {
-            HashPolicy::Header(name) => head.headers.get(name).map(|v| XxHash64::oneshot(0, v.as_bytes())),
-            HashPolicy::SourceIp => {
-                Some(XxHash64::oneshot(0, connection.info.peer.ip().to_string().as_bytes()))
-            }
-            HashPolicy::Query(name) => head.uri.query().and_then(|query| {
+    let mut hash: Option<u64> = None;
+    for policy in &forward.hash_policies {
+        let new = match &policy.source {
+            HashSource::Header(name) => head.headers.get(name).map(|v| xxhash(v.as_bytes())),
+            HashSource::SourceIp => Some(source_hash(exchange.cx.client)),
+            HashSource::Query(name) => head.uri.query().and_then(|query| {
                 let value =
                     query.split('&').find_map(|pair| pair.strip_prefix(&**name)?.strip_prefix('='))?;
-                Some(XxHash64::oneshot(0, value.as_bytes()))
+                Some(xxhash(value.as_bytes()))
             }),
-            HashPolicy::Cookie { name, .. } => head
-                .headers
-                .get_all(header::COOKIE)
-                .iter()
-                .filter_map(|v| v.to_str().ok())
-                .flat_map(|v| v.split(';'))
-                .find_map(|pair| pair.trim().strip_prefix(&**name)?.strip_prefix('='))
-                .map(|value| XxHash64::oneshot(0, value.as_bytes())),
+            HashSource::Cookie { name, ttl, path, attributes } => match (cookie(head, name), ttl) {
+                (Some(value), _) => Some(xxhash(value.as_bytes())),
+                (None, None) => None,
+                (None, Some(ttl)) => {
+                    let value = format!("{:016x}", connection.worker.random());
+                    let text = set_cookie(name, &value, *ttl, path, attributes);
+                    exchange.cookies.extend(HeaderValue::from_str(&text));
+                    Some(xxhash(value.as_bytes()))
+                }
+            },
         };
-        match (so_far, new) {
+        hash = match (hash, new) {
             // Envoy combines by rotation, so that the order of policies matters.
             (Some(old), Some(new)) => Some(old.rotate_left(1) ^ new),
             (old, new) => new.or(old),
+        };
+        if policy.terminal && hash.is_some() {
+            break;
         }
-    })
+    }
+    hash
+}
+
+/// The hash of a client's address.
+pub(crate) fn source_hash(client: IpAddr) -> u64 {
+    xxhash(client.to_string().as_bytes())
+}
+
+fn xxhash(bytes: &[u8]) -> u64 {
+    twox_hash::XxHash64::oneshot(0, bytes)
+}
+
+fn cookie<'a>(head: &'a request::Parts, name: &str) -> Option<&'a str> {
+    let lines = head.headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';'));
+    let value = pairs.find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.trim_matches('"'))
+}
+
+fn set_cookie(
+    name: &str,
+    value: &str,
+    ttl: Duration,
+    path: &str,
+    attributes: &[(Arc<str>, Arc<str>)],
+) -> String {
+    let mut text = format!("{name}=\"{value}\"");
+    if !ttl.is_zero() {
+        text.push_str(&format!("; Max-Age={}", ttl.as_secs()));
+    }
+    if !path.is_empty() {
+        text.push_str(&format!("; Path={path}"));
+    }
+    for (name, value) in attributes {
+        let equals = if value.is_empty() { "" } else { "=" };
+        text.push_str(&format!("; {name}{equals}{value}"));
+    }
+    text.push_str("; HttpOnly");
+    text
 }

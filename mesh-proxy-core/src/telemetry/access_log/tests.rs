@@ -31,6 +31,7 @@ fn render(format: &str, json: bool) -> String {
     captured.response(&HeaderMap::new(), &captures);
     let record = Record {
         start_time: UNIX_EPOCH + Duration::from_millis(1_460_751_420_310),
+        client: connection.peer.ip(),
         duration: Duration::from_micros(12_900),
         response_duration: None,
         connection: &connection,
