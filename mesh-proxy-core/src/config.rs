@@ -20,7 +20,7 @@ mod tls;
 pub(crate) use self::http::names;
 pub use access_log::{AccessLog, AccessLogFilter, AccessLogFormat};
 pub use cluster::{
-    CircuitBreakers, Cluster, ClusterService, Discovery, HashFunction, LbPolicy, OutlierDetection,
+    CircuitBreakers, Cluster, ClusterService, Discovery, DnsFamily, HashFunction, LbPolicy, OutlierDetection,
     RetryBudget, SlowStart, TcpKeepalive, TransportSocket, TransportSocketMatch, UpstreamProtocol,
 };
 pub use endpoint::{Endpoint, EndpointHealth, LoadAssignment, Locality, LocalityEndpoints};

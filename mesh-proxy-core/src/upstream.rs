@@ -10,6 +10,7 @@ mod host_set;
 mod manager;
 mod outlier;
 mod pool;
+mod slow_start;
 
 pub(crate) use breaker::{Permit, Resource};
 pub(crate) use cluster::{ClusterRuntime, Pick};

@@ -37,8 +37,16 @@ pub struct Cluster {
     pub bind: Vec<IpAddr>,
     /// Pooled connections are closed after this long without a request. Default 1 h; `None` never.
     pub idle_timeout: Option<Duration>,
+    /// Pooled connections are not used any more when they are this old. Default never.
+    pub max_connection_duration: Option<Duration>,
     /// Requests after which a connection is not used again. 0 is unlimited.
     pub max_requests_per_connection: u32,
+    /// HTTP/2 stream window. Default hyper's.
+    pub initial_stream_window: Option<u32>,
+    /// HTTP/2 connection window. Default hyper's.
+    pub initial_connection_window: Option<u32>,
+    /// Which addresses of a name count, in DNS clusters. Default all.
+    pub dns_family: DnsFamily,
     /// Concurrent streams of one HTTP/2 connection. Default 2^31-1.
     pub max_concurrent_streams: u32,
     /// TCP keep-alive.
@@ -71,7 +79,11 @@ impl Cluster {
             slow_start: None,
             bind: Vec::new(),
             idle_timeout: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
             max_requests_per_connection: 0,
+            initial_stream_window: None,
+            initial_connection_window: None,
+            dns_family: DnsFamily::All,
             max_concurrent_streams: i32::MAX as u32,
             tcp_keepalive: None,
             alpn_override: true,
@@ -135,6 +147,22 @@ pub enum Discovery {
     },
 }
 
+/// Which addresses of a name count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DnsFamily {
+    /// All.
+    #[default]
+    All,
+    /// IPv4.
+    V4Only,
+    /// IPv6.
+    V6Only,
+    /// IPv4, and IPv6 where there is none.
+    V4Preferred,
+    /// IPv6, and IPv4 where there is none.
+    V6Preferred,
+}
+
 /// How an endpoint is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LbPolicy {
@@ -149,16 +177,16 @@ pub enum LbPolicy {
     Random,
     /// Consistent hashing on a ring.
     RingHash {
-        /// Smallest ring size. Default 1024.
+        /// Smallest ring size, at most `max`. Default 1024.
         min: u64,
-        /// Largest ring size. Default 8 Mi.
+        /// Largest ring size, at most 8 Mi, the default.
         max: u64,
         /// The hash.
         function: HashFunction,
     },
     /// Consistent hashing with Maglev's table.
     Maglev {
-        /// Prime. Default 65537.
+        /// Prime, at most 5000011. Default 65537.
         table_size: u64,
     },
     /// The cluster itself knows (original destination).
@@ -279,7 +307,7 @@ impl Default for OutlierDetection {
     }
 }
 
-/// Ramps the weight of new endpoints.
+/// Ramps the weight of new endpoints, and of those that come back after an ejection. For round robin and least request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SlowStart {
     /// Length of the ramp.

@@ -17,12 +17,16 @@ use super::{
     breaker::Breakers,
     hash_lb::HashTable,
     host_set::{Group, HostSet, LocalityHosts},
+    slow_start,
 };
 use crate::{
     config::{Cluster, Discovery, Endpoint, LbPolicy, LoadAssignment, Locality, TransportSocket},
     telemetry::{Counter, Gauge, Histogram, Stats},
     worker::Worker,
 };
+
+/// Draws before a host is taken whatever its ramp says: with a smallest share of 10 % one in 30 gets there.
+const SLOW_START_DRAWS: u32 = 32;
 
 /// Statistics of a cluster, resolved once.
 #[derive(Debug)]
@@ -135,7 +139,9 @@ pub(crate) enum PickError {
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl ClusterRuntime {
-    pub(crate) fn new(config: Arc<Cluster>, stats: &Stats) -> Self {
+    /// A cluster without hosts. One that replaces another goes on with its clock, on which ejections and slow starts of
+    /// the hosts that stay are measured.
+    pub(crate) fn new(config: Arc<Cluster>, old: Option<&Self>, stats: &Stats) -> Self {
         let cluster_stats = ClusterStats::new(stats, config.stat_name());
         Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
@@ -151,7 +157,7 @@ impl ClusterRuntime {
             original: Mutex::default(),
             hash_table: ArcSwap::default(),
             turn: AtomicUsize::new(0),
-            start: Instant::now(),
+            start: old.map_or_else(Instant::now, |old| old.start),
         }
     }
 
@@ -159,7 +165,7 @@ impl ClusterRuntime {
         self.hosts.load()
     }
 
-    /// Milliseconds since the cluster was made; the clock of ejections.
+    /// Milliseconds since the cluster was first made; the clock of ejections and slow starts.
     pub(crate) fn age_ms(&self) -> u64 {
         self.start.elapsed().as_millis() as u64
     }
@@ -180,6 +186,7 @@ impl ClusterRuntime {
         for host in &previous {
             known.entry(host.address).or_default().push(Arc::clone(host));
         }
+        let now_ms = self.age_ms();
         let mut localities = Vec::with_capacity(assignment.localities.len());
         for group in &assignment.localities {
             let hosts = group.endpoints.iter().map(|endpoint| {
@@ -199,6 +206,7 @@ impl ClusterRuntime {
                         group.locality.clone(),
                         group.priority,
                         transport.clone(),
+                        now_ms,
                     ))
                 })
             });
@@ -304,27 +312,17 @@ impl ClusterRuntime {
                 if let [only] = group.hosts.as_slice() {
                     return Some(Arc::clone(only));
                 }
-                let mut best = group.by_weight(random)?;
+                let one = || self.ramped(random, || group.by_weight(random));
+                let mut best = one()?;
                 for _ in 1..choices.max(2) {
-                    let other = group.by_weight(random)?;
+                    let other = one()?;
                     if other.rq_active.load(Relaxed) < best.rq_active.load(Relaxed) {
                         best = other;
                     }
                 }
                 Some(Arc::clone(best))
             }
-            LbPolicy::RoundRobin => {
-                let turn = self.turn.fetch_add(1, Relaxed);
-                match group.cumulative.last() {
-                    None if group.hosts.is_empty() => None,
-                    None => Some(Arc::clone(&group.hosts[turn % group.hosts.len()])),
-                    // Every host gets its share in each round of the total.
-                    Some(total) => {
-                        let point = turn as u64 % total;
-                        group.hosts.get(group.cumulative.partition_point(|c| *c <= point)).cloned()
-                    }
-                }
-            }
+            LbPolicy::RoundRobin => self.ramped(random, || self.in_turn(group)).cloned(),
             LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } => {
                 let hash = pick.hash.unwrap_or_else(|| random(u64::MAX));
                 self.hash_table.load().get(hash).or_else(|| group.by_weight(random).cloned())
@@ -333,12 +331,46 @@ impl ClusterRuntime {
         }
     }
 
+    fn in_turn<'a>(&self, group: &'a Group) -> Option<&'a Arc<Host>> {
+        let turn = self.turn.fetch_add(1, Relaxed);
+        match group.cumulative.last() {
+            None if group.hosts.is_empty() => None,
+            None => group.hosts.get(turn % group.hosts.len()),
+            // Every host gets its share in each round of the total.
+            Some(total) => {
+                let point = turn as u64 % total;
+                group.hosts.get(group.cumulative.partition_point(|c| *c <= point))
+            }
+        }
+    }
+
+    /// Draws a host; one in its slow start is taken as often as its ramp says, else another is drawn. So shares follow
+    /// the ramps without weights that change with time.
+    fn ramped<'a>(
+        &self,
+        random: &dyn Fn(u64) -> u64,
+        draw: impl Fn() -> Option<&'a Arc<Host>>,
+    ) -> Option<&'a Arc<Host>> {
+        let Some(config) = self.config.slow_start else { return draw() };
+        let now = self.age_ms();
+        let mut host = draw()?;
+        for _ in 0..SLOW_START_DRAWS {
+            let share = slow_start::share(config, now.saturating_sub(host.warms_since_ms.load(Relaxed)));
+            if share >= slow_start::WHOLE || random(slow_start::WHOLE) < share {
+                return Some(host);
+            }
+            host = draw()?;
+        }
+        // All are new: they are alike.
+        Some(host)
+    }
+
     fn original_host(&self, to: SocketAddr) -> Arc<Host> {
         let mut hosts = self.original();
         let host = hosts.entry(to).or_insert_with(|| {
             let endpoint = Endpoint::new(to);
             let transport = self.transport_for(&endpoint).clone();
-            Arc::new(Host::new(endpoint, Locality::default(), 0, transport))
+            Arc::new(Host::new(endpoint, Locality::default(), 0, transport, 0))
         });
         Arc::clone(host)
     }

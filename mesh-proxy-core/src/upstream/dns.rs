@@ -1,12 +1,13 @@
 //! DNS clusters: names resolved by the system's resolver, again and again.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use super::ClusterRuntime;
-use crate::config::{Discovery, Endpoint, LoadAssignment, LocalityEndpoints};
+use crate::config::{Discovery, DnsFamily, Endpoint, LoadAssignment, LocalityEndpoints};
 
 /// Starts resolving for a DNS cluster; other clusters need nothing.
 pub(super) fn serve(cluster: &Arc<ClusterRuntime>, runtime: &tokio::runtime::Handle) {
@@ -15,7 +16,7 @@ pub(super) fn serve(cluster: &Arc<ClusterRuntime>, runtime: &tokio::runtime::Han
         Discovery::LogicalDns { host, refresh } => (vec![host.clone()], *refresh, true),
         _ => return,
     };
-    runtime.spawn(resolve(Arc::downgrade(cluster), hosts, refresh, first_only));
+    runtime.spawn(resolve(Arc::downgrade(cluster), hosts, refresh, first_only, cluster.config.dns_family));
 }
 
 async fn resolve(
@@ -23,6 +24,7 @@ async fn resolve(
     hosts: Vec<(Arc<str>, u16)>,
     refresh: Duration,
     first_only: bool,
+    family: DnsFamily,
 ) {
     let mut last = None;
     loop {
@@ -33,7 +35,8 @@ async fn resolve(
                 Ok(addresses) => {
                     let most = if first_only { 1 } else { usize::MAX };
                     endpoints.extend(
-                        addresses
+                        of_family(addresses.collect(), family)
+                            .into_iter()
                             .take(most)
                             .map(|a| Endpoint { hostname: Arc::clone(name), ..Endpoint::new(a) }),
                     );
@@ -56,5 +59,51 @@ async fn resolve(
         }
         drop(cluster);
         tokio::time::sleep(refresh).await;
+    }
+}
+
+fn of_family(addresses: Vec<SocketAddr>, family: DnsFamily) -> Vec<SocketAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| address.is_ipv4());
+    match family {
+        DnsFamily::All => addresses,
+        DnsFamily::V4Only => v4,
+        DnsFamily::V6Only => v6,
+        DnsFamily::V4Preferred => {
+            if v4.is_empty() {
+                v6
+            } else {
+                v4
+            }
+        }
+        DnsFamily::V6Preferred => {
+            if v6.is_empty() {
+                v4
+            } else {
+                v6
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_chosen() {
+        let all: Vec<SocketAddr> = ["[::1]:1", "1.1.1.1:1", "[::2]:1"].map(|a| a.parse().unwrap()).into();
+        let (v4, v6) = (vec![all[1]], vec![all[0], all[2]]);
+        for (family, from, expected) in [
+            (DnsFamily::All, &all, &all),
+            (DnsFamily::V4Only, &all, &v4),
+            (DnsFamily::V6Only, &all, &v6),
+            (DnsFamily::V4Preferred, &all, &v4),
+            (DnsFamily::V4Preferred, &v6, &v6),
+            (DnsFamily::V6Preferred, &all, &v6),
+            (DnsFamily::V6Preferred, &v4, &v4),
+            (DnsFamily::V6Only, &v4, &Vec::new()),
+        ] {
+            assert_eq!(of_family(from.clone(), family), *expected, "{family:?}");
+        }
     }
 }

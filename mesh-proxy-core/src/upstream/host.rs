@@ -29,6 +29,8 @@ pub(crate) struct Host {
     pub(crate) cx_total: AtomicU64,
     pub(crate) cx_connect_fail: AtomicU64,
     pub(crate) outlier: super::outlier::HostHealth,
+    /// Milliseconds on the cluster's clock from which its weight is ramped up.
+    pub(crate) warms_since_ms: AtomicU64,
     /// No longer in its cluster: connections are not pooled any more.
     pub(crate) removed: AtomicBool,
     pools: OnceLock<Box<[WorkerPool]>>,
@@ -40,6 +42,7 @@ impl Host {
         locality: Locality,
         priority: u32,
         transport: TransportSocket,
+        now_ms: u64,
     ) -> Self {
         Self {
             address: endpoint.address,
@@ -54,6 +57,7 @@ impl Host {
             cx_total: AtomicU64::new(0),
             cx_connect_fail: AtomicU64::new(0),
             outlier: super::outlier::HostHealth::default(),
+            warms_since_ms: AtomicU64::new(now_ms),
             removed: AtomicBool::new(false),
             pools: OnceLock::new(),
         }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::{ClusterRuntime, outlier};
 use crate::{
-    config::{Cluster, Discovery, LoadAssignment, LocalityEndpoints},
+    config::{Cluster, Discovery, LbPolicy, LoadAssignment, LocalityEndpoints},
     error::{ApplyError, ConfigError},
     proxy::{ClusterSnapshot, EndpointSnapshot},
     telemetry::Stats,
@@ -42,6 +42,7 @@ impl ClusterManager {
         if config.name.is_empty() {
             return Err(refused("cluster", &config.name, ConfigError::Missing { field: "name".into() }));
         }
+        validate_cluster(&config).map_err(|e| refused("cluster", &config.name, e))?;
         let assignments = self.assignments();
         let old = self.get(&config.name);
         if let Some(old) = old.as_ref().filter(|old| *old.config == config) {
@@ -56,7 +57,7 @@ impl ClusterManager {
             }
             Discovery::OriginalDst { .. } => None,
         };
-        let cluster = Arc::new(ClusterRuntime::new(Arc::new(config), stats));
+        let cluster = Arc::new(ClusterRuntime::new(Arc::new(config), old.as_deref(), stats));
         if let Some(given) = given {
             cluster.set_endpoints(&given, old.as_deref());
         } else if let Some(old) = &old {
@@ -181,6 +182,48 @@ fn snapshot(host: &super::Host) -> EndpointSnapshot {
         cx_total: host.cx_total.load(Relaxed),
         cx_connect_fail: host.cx_connect_fail.load(Relaxed),
     }
+}
+
+/// Refuses values that the data path could not work with.
+fn validate_cluster(config: &Cluster) -> Result<(), ConfigError> {
+    match config.lb {
+        // A table that is not prime may never fill: a host's steps would only reach some of its slots.
+        LbPolicy::Maglev { table_size } if table_size > MAGLEV_MOST || !is_prime(table_size) => {
+            let why = format!("must be a prime of at most {MAGLEV_MOST}");
+            return Err(ConfigError::invalid("maglev.table_size", table_size, why));
+        }
+        LbPolicy::RingHash { min, max, .. } if max > RING_MOST || min > max => {
+            let why = format!("sizes go from the smallest to the largest, at most {RING_MOST}");
+            return Err(ConfigError::invalid("ring_hash.minimum_ring_size", format!("{min}..{max}"), why));
+        }
+        _ => {}
+    }
+    if !(0.0..=100.0).contains(&config.panic_threshold) {
+        let field = "healthy_panic_threshold";
+        return Err(ConfigError::invalid(field, config.panic_threshold, "a percentage is from 0 to 100"));
+    }
+    if let Some(budget) = config.circuit_breakers.retry_budget
+        && !(0.0..=100.0).contains(&budget.percent)
+    {
+        let field = "retry_budget.budget_percent";
+        return Err(ConfigError::invalid(field, budget.percent, "a percentage is from 0 to 100"));
+    }
+    if let Some(detection) = config.outlier_detection
+        && detection.interval.is_zero()
+    {
+        return Err(ConfigError::invalid("outlier_detection.interval", 0, "must be above 0"));
+    }
+    match &config.discovery {
+        Discovery::Static(assignment) => validate(assignment),
+        _ => Ok(()),
+    }
+}
+
+const MAGLEV_MOST: u64 = 5_000_011;
+const RING_MOST: u64 = 8 * 1024 * 1024;
+
+fn is_prime(n: u64) -> bool {
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
 }
 
 fn validate(assignment: &LoadAssignment) -> Result<(), ConfigError> {

@@ -109,6 +109,7 @@ pub(crate) fn sweep(cluster: &Arc<ClusterRuntime>) {
         if health.ejected() {
             if health.until_ms.load(Relaxed) <= now {
                 health.ejected.store(false, Relaxed);
+                host.warms_since_ms.store(now, Relaxed);
                 cluster.stats.outlier_active.dec();
                 changed = true;
             }

@@ -60,6 +60,7 @@ struct Exclusive {
     sender: http1::SendRequest<Body>,
     session: Arc<Session>,
     requests: u32,
+    opened: Instant,
 }
 
 #[derive(Debug)]
@@ -68,6 +69,7 @@ struct Multiplexed {
     session: Arc<Session>,
     streams: AtomicU32,
     requests: AtomicU32,
+    opened: Instant,
 }
 
 impl WorkerPool {
@@ -187,7 +189,8 @@ pub(crate) async fn checkout(
         Protocol::Http1 => loop {
             let taken = pool.idle().pop_back();
             if let Some(Idle { mut connection, .. }) = taken {
-                if !connection.sender.is_closed() && connection.sender.ready().await.is_ok() {
+                let young = !too_old(cluster, connection.opened);
+                if young && !connection.sender.is_closed() && connection.sender.ready().await.is_ok() {
                     connection.requests += 1;
                     return Ok(lease(Connection::Exclusive(connection), true));
                 }
@@ -251,10 +254,17 @@ async fn wait(cluster: &Arc<ClusterRuntime>, pool: &WorkerPool) -> Result<(), Po
     Ok(())
 }
 
+fn too_old(cluster: &ClusterRuntime, opened: Instant) -> bool {
+    cluster.config.max_connection_duration.is_some_and(|most| opened.elapsed() >= most)
+}
+
 fn stream_slot(pool: &WorkerPool, cluster: &ClusterRuntime) -> Option<Arc<Multiplexed>> {
     let mut connections = pool.shared();
     let most = cluster.config.max_requests_per_connection;
-    connections.retain(|c| !c.sender.is_closed() && (most == 0 || c.requests.load(Relaxed) < most));
+    connections.retain(|c| {
+        let spent = most > 0 && c.requests.load(Relaxed) >= most;
+        !c.sender.is_closed() && !spent && !too_old(cluster, c.opened)
+    });
     // The peer's own limit is hyper's business: it queues streams above it.
     let limit = cluster.config.max_concurrent_streams.min(MAX_STREAMS);
     let found = connections.iter().find(|c| c.streams.load(Relaxed) < limit)?;
@@ -328,7 +338,7 @@ async fn open_http1(
         let _end_is_seen_by_the_request = connection.with_upgrades().await;
         drop(open);
     });
-    Ok(Exclusive { sender, session, requests: 1 })
+    Ok(Exclusive { sender, session, requests: 1, opened: Instant::now() })
 }
 
 async fn open_http2(
@@ -345,6 +355,8 @@ async fn open_http2(
     let open = Open::new(shared, worker, cluster, host, permit, Arc::clone(&session));
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(60 * 1024)
+        .initial_stream_window_size(cluster.config.initial_stream_window)
+        .initial_connection_window_size(cluster.config.initial_connection_window)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| PoolError::Connect(ConnectError::Tls(e.to_string())))?;
@@ -352,5 +364,11 @@ async fn open_http2(
         let _end_is_seen_by_the_request = connection.await;
         drop(open);
     });
-    Ok(Arc::new(Multiplexed { sender, session, streams: AtomicU32::new(0), requests: AtomicU32::new(0) }))
+    Ok(Arc::new(Multiplexed {
+        sender,
+        session,
+        streams: AtomicU32::new(0),
+        requests: AtomicU32::new(0),
+        opened: Instant::now(),
+    }))
 }

@@ -14,7 +14,7 @@ use mesh_xds::pb::envoy::{
 };
 use prost_types::{Struct, value::Kind};
 
-use super::{At, Result, decode_if, missing, type_name, unsupported};
+use super::{At, Result, audit::fields, decode_if, missing, type_name, unsupported};
 use crate::config::{AccessLog, AccessLogFilter, AccessLogFormat};
 
 pub(super) fn access_logs(messages: &[pb::AccessLog]) -> Result<Vec<AccessLog>> {
@@ -56,6 +56,12 @@ fn access_log(message: &pb::AccessLog) -> Result<AccessLog> {
 
 fn substitution(message: &core::SubstitutionFormatString) -> Result<AccessLogFormat> {
     use core::substitution_format_string::Format;
+    fields!(message => core::SubstitutionFormatString {
+        obeyed: [format],
+        // Which operators there are is fixed; a log has no content type; keys are written in their order.
+        ignored: [content_type, formatters, json_format_options],
+        refused: [omit_empty_values],
+    });
     match message.format.as_ref().ok_or_else(|| missing("log_format"))? {
         #[allow(deprecated, reason = "the old form is still on the wire")]
         Format::TextFormat(text) => Ok(AccessLogFormat::Text(text.as_str().into())),

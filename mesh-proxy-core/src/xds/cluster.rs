@@ -5,36 +5,68 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use mesh_xds::pb::envoy::{
     config::{cluster::v3 as pb, core::v3 as core},
     extensions::upstreams::http::v3 as upstream_http,
+    r#type::v3::Percent,
 };
-use pb::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy as WireLb};
+use pb::cluster::{
+    ClusterDiscoveryType, ClusterProtocolSelection, DiscoveryType, DnsLookupFamily, LbConfig,
+    LbPolicy as WireLb,
+};
 use prost_types::value::Kind;
 
 use super::{
-    At, Result, decode_if, duration, endpoint, limit, limit_or, missing, port, strings, tls, type_name,
-    unsupported,
+    At, Result,
+    audit::{fields, refuse},
+    decode_if, duration, endpoint, limit, limit_or, missing, port, strings, tls, type_name, unsupported,
 };
 use crate::{
     config::{
-        CircuitBreakers, Cluster, ClusterService, Discovery, HashFunction, LbPolicy, OutlierDetection,
-        RetryBudget, SlowStart, TcpKeepalive, TransportSocket, TransportSocketMatch, UpstreamProtocol,
+        CircuitBreakers, Cluster, ClusterService, Discovery, DnsFamily, HashFunction, LbPolicy,
+        OutlierDetection, RetryBudget, SlowStart, TcpKeepalive, TransportSocket, TransportSocketMatch,
+        UpstreamProtocol,
     },
     error::ConfigError,
 };
+
+/// Refuses what would not be obeyed.
+#[allow(deprecated, reason = "old forms are still on the wire")]
+fn audit(message: &pb::Cluster) -> Result<()> {
+    fields!(message => pb::Cluster {
+        obeyed: [
+            name, eds_cluster_config, connect_timeout, lb_policy, max_requests_per_connection,
+            circuit_breakers, http_protocol_options, http2_protocol_options, dns_refresh_rate,
+            dns_lookup_family, outlier_detection, upstream_bind_config, transport_socket, metadata,
+            protocol_selection, common_lb_config, alt_stat_name, common_http_protocol_options,
+            upstream_connection_options, load_assignment, typed_extension_protocol_options,
+            load_balancing_policy, transport_socket_matches, upstream_http_protocol_options,
+            cluster_discovery_type, lb_config,
+        ],
+        // Tuning, statistics, and how names are resolved: the system's resolver is asked every `dns_refresh_rate`.
+        ignored: [
+            per_connection_buffer_limit_bytes, cleanup_interval, ignore_health_on_host_removal,
+            respect_dns_ttl, dns_failure_refresh_rate, track_timeout_budgets, track_cluster_stats,
+            wait_for_warm_on_init, typed_dns_resolver_config, lrs_report_endpoint_metrics, dns_jitter,
+        ],
+        refused: [
+            health_checks, dns_resolvers, lb_subset_config, close_connections_on_host_health_failure, filters,
+            lrs_server, use_tcp_for_dns_lookups, upstream_config, preconnect_policy,
+            connection_pool_per_downstream_connection, dns_resolution_config, transport_socket_matcher,
+        ],
+    });
+    if let Some(options) = &message.http_protocol_options {
+        super::http::http1_options(options).at("http_protocol_options")?;
+    }
+    if let Some(options) = &message.http2_protocol_options {
+        super::http::http2_options(options).at("http2_protocol_options")?;
+    }
+    Ok(())
+}
 
 #[allow(deprecated, reason = "old forms are still on the wire")]
 pub(super) fn cluster(message: &pb::Cluster) -> Result<Cluster> {
     if message.name.is_empty() {
         return Err(missing("name"));
     }
-    if !message.filters.is_empty() {
-        return Err(unsupported("filters", "upstream network filters"));
-    }
-    if message.lb_subset_config.is_some() {
-        return Err(unsupported("lb_subset_config", "subset load balancing"));
-    }
-    if !message.health_checks.is_empty() {
-        return Err(unsupported("health_checks", "active health checks"));
-    }
+    audit(message)?;
     let discovery = discovery(message)?;
     let options = http_options(message)?;
     let mut cluster = Cluster::new(&message.name, discovery);
@@ -45,6 +77,16 @@ pub(super) fn cluster(message: &pb::Cluster) -> Result<Cluster> {
     cluster.lb = lb(message)?;
     cluster.protocol = options.protocol;
     cluster.idle_timeout = options.idle_timeout;
+    cluster.max_connection_duration = options.max_connection_duration;
+    cluster.initial_stream_window = options.stream_window;
+    cluster.initial_connection_window = options.connection_window;
+    cluster.dns_family = match message.dns_lookup_family() {
+        DnsLookupFamily::Auto => DnsFamily::V6Preferred,
+        DnsLookupFamily::V4Only => DnsFamily::V4Only,
+        DnsLookupFamily::V6Only => DnsFamily::V6Only,
+        DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
+        DnsLookupFamily::All => DnsFamily::All,
+    };
     cluster.max_requests_per_connection =
         options.max_requests.or(message.max_requests_per_connection).unwrap_or(0);
     if let Some(streams) = options.max_streams {
@@ -59,14 +101,26 @@ pub(super) fn cluster(message: &pb::Cluster) -> Result<Cluster> {
         .enumerate()
         .map(|(i, m)| transport_match(m).at(format!("transport_socket_matches[{i}]")))
         .collect::<Result<_>>()?;
+    if let Some(names) = &options.names {
+        server_names(&mut cluster, names).at("upstream_http_protocol_options")?;
+    }
     if let Some(breakers) = &message.circuit_breakers {
-        cluster.circuit_breakers = circuit_breakers(breakers);
+        cluster.circuit_breakers = circuit_breakers(breakers).at("circuit_breakers")?;
     }
     if let Some(detection) = &message.outlier_detection {
         cluster.outlier_detection = Some(outlier_detection(detection).at("outlier_detection")?);
     }
     if let Some(common) = &message.common_lb_config {
         use pb::cluster::common_lb_config::LocalityConfigSpecifier;
+        fields!(common => pb::cluster::CommonLbConfig {
+            obeyed: [healthy_panic_threshold, locality_config_specifier],
+            // Updates count at once; nothing is checked actively, and nobody overrides a host's health.
+            ignored: [update_merge_window, ignore_new_hosts_until_first_hc, override_host_status],
+            refused: [close_connections_on_host_set_change, consistent_hashing_lb_config],
+        });
+        if let Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) = &common.locality_config_specifier {
+            return Err(unsupported("common_lb_config.zone_aware_lb_config", "zone aware routing"));
+        }
         if let Some(threshold) = &common.healthy_panic_threshold {
             cluster.panic_threshold = threshold.value;
         }
@@ -128,8 +182,15 @@ fn discovery(message: &pb::Cluster) -> Result<Discovery> {
             Discovery::StrictDns { hosts: endpoint::dns_hosts(inline()?).at("load_assignment")?, refresh }
         }
         DiscoveryType::LogicalDns => {
-            let hosts = endpoint::dns_hosts(inline()?).at("load_assignment")?;
-            let host = hosts.into_iter().next().ok_or_else(|| missing("load_assignment.endpoints"))?;
+            let mut hosts = endpoint::dns_hosts(inline()?).at("load_assignment")?;
+            if hosts.len() > 1 {
+                return Err(ConfigError::invalid(
+                    "load_assignment",
+                    hosts.len(),
+                    "a logical DNS cluster has one endpoint",
+                ));
+            }
+            let host = hosts.pop().ok_or_else(|| missing("load_assignment.endpoints"))?;
             Discovery::LogicalDns { host, refresh }
         }
         DiscoveryType::OriginalDst => Discovery::OriginalDst {
@@ -148,7 +209,13 @@ fn discovery(message: &pb::Cluster) -> Result<Discovery> {
 
 fn lb(message: &pb::Cluster) -> Result<LbPolicy> {
     if let Some(policy) = &message.load_balancing_policy {
-        return typed_lb(policy).at("load_balancing_policy");
+        return typed_lb(policy).map(|(lb, _)| lb).at("load_balancing_policy");
+    }
+    if let Some(LbConfig::LeastRequestLbConfig(config)) = &message.lb_config {
+        fields!(config => pb::cluster::LeastRequestLbConfig {
+            obeyed: [choice_count, slow_start_config],
+            refused: [active_request_bias],
+        });
     }
     Ok(match message.lb_policy() {
         WireLb::RoundRobin => LbPolicy::RoundRobin,
@@ -185,22 +252,35 @@ fn lb(message: &pb::Cluster) -> Result<LbPolicy> {
     })
 }
 
-/// The newer form: the first policy that is known here.
-fn typed_lb(message: &pb::LoadBalancingPolicy) -> Result<LbPolicy> {
+/// The newer form: the first policy that is known here, and its slow start.
+fn typed_lb(message: &pb::LoadBalancingPolicy) -> Result<(LbPolicy, Option<SlowStart>)> {
     use mesh_xds::pb::envoy::extensions::load_balancing_policies as lb;
     for policy in &message.policies {
         let any = policy.typed_extension_config.as_ref().and_then(|e| e.typed_config.as_ref());
         let Some(any) = any else { continue };
         if let Some(config) = decode_if::<lb::least_request::v3::LeastRequest>(any)? {
-            return Ok(LbPolicy::LeastRequest { choices: config.choice_count.unwrap_or(2).max(2) });
+            fields!(&config => lb::least_request::v3::LeastRequest {
+                obeyed: [choice_count, slow_start_config],
+                refused: [active_request_bias, locality_lb_config, enable_full_scan, selection_method],
+            });
+            let choices = config.choice_count.unwrap_or(2).max(2);
+            let ramp = config.slow_start_config.as_ref().map(typed_ramp).transpose()?;
+            return Ok((LbPolicy::LeastRequest { choices }, ramp.flatten()));
+        }
+        if let Some(config) = decode_if::<lb::round_robin::v3::RoundRobin>(any)? {
+            fields!(&config => lb::round_robin::v3::RoundRobin {
+                obeyed: [slow_start_config],
+                refused: [locality_lb_config],
+            });
+            let ramp = config.slow_start_config.as_ref().map(typed_ramp).transpose()?;
+            return Ok((LbPolicy::RoundRobin, ramp.flatten()));
         }
         match type_name(any) {
-            "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin" => {
-                return Ok(LbPolicy::RoundRobin);
+            "envoy.extensions.load_balancing_policies.random.v3.Random" => {
+                return Ok((LbPolicy::Random, None));
             }
-            "envoy.extensions.load_balancing_policies.random.v3.Random" => return Ok(LbPolicy::Random),
             "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided" => {
-                return Ok(LbPolicy::ClusterProvided);
+                return Ok((LbPolicy::ClusterProvided, None));
             }
             _ => {}
         }
@@ -208,11 +288,69 @@ fn typed_lb(message: &pb::LoadBalancingPolicy) -> Result<LbPolicy> {
     Err(unsupported("policies", "none of these policies"))
 }
 
+/// Server names that follow the request (`auto_sni`, `auto_san_validation`) count for every transport.
+fn server_names(cluster: &mut Cluster, message: &core::UpstreamHttpProtocolOptions) -> Result<()> {
+    fields!(message => core::UpstreamHttpProtocolOptions {
+        obeyed: [auto_sni, auto_san_validation],
+        refused: [override_auto_sni_header],
+    });
+    let others = cluster.transport_matches.iter_mut().map(|m| &mut m.socket);
+    for socket in others.chain([&mut cluster.transport]) {
+        if let TransportSocket::Tls(tls) = socket {
+            let tls = Arc::make_mut(tls);
+            tls.auto_sni |= message.auto_sni;
+            tls.auto_san_validation |= message.auto_san_validation;
+        }
+    }
+    Ok(())
+}
+
 struct HttpOptions {
     protocol: UpstreamProtocol,
     idle_timeout: Option<Duration>,
     max_requests: Option<u32>,
     max_streams: Option<u32>,
+    max_connection_duration: Option<Duration>,
+    stream_window: Option<u32>,
+    connection_window: Option<u32>,
+    names: Option<core::UpstreamHttpProtocolOptions>,
+}
+
+/// What both forms have in common.
+fn common_http(message: Option<&core::HttpProtocolOptions>) -> Result<HttpOptions> {
+    if let Some(message) = message {
+        fields!(message => core::HttpProtocolOptions {
+            obeyed: [idle_timeout, max_connection_duration, max_requests_per_connection],
+            refused: [
+                max_headers_count, max_stream_duration, headers_with_underscores_action, max_response_headers_kb,
+            ],
+        });
+    }
+    let hour = Some(Duration::from_secs(3600));
+    Ok(HttpOptions {
+        protocol: UpstreamProtocol::Http1,
+        idle_timeout: limit_or("idle_timeout", message.and_then(|c| c.idle_timeout.as_ref()), hour)?,
+        max_requests: message.and_then(|c| c.max_requests_per_connection),
+        max_connection_duration: limit(
+            "max_connection_duration",
+            message.and_then(|c| c.max_connection_duration.as_ref()),
+        )?,
+        max_streams: None,
+        stream_window: None,
+        connection_window: None,
+        names: None,
+    })
+}
+
+impl HttpOptions {
+    fn http2(&mut self, message: Option<&core::Http2ProtocolOptions>) -> Result<()> {
+        let Some(message) = message else { return Ok(()) };
+        super::http::http2_options(message).at("http2_protocol_options")?;
+        self.max_streams = message.max_concurrent_streams;
+        self.stream_window = message.initial_stream_window_size;
+        self.connection_window = message.initial_connection_window_size;
+        Ok(())
+    }
 }
 
 #[allow(deprecated, reason = "old forms are still on the wire")]
@@ -221,48 +359,61 @@ fn http_options(message: &pb::Cluster) -> Result<HttpOptions> {
         UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
     };
     const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    let hour = Some(Duration::from_secs(3600));
     let Some(any) = message.typed_extension_protocol_options.get(KEY) else {
-        let common = message.common_http_protocol_options.as_ref();
+        let mut options = common_http(message.common_http_protocol_options.as_ref())?;
         let http2 = message.http2_protocol_options.as_ref();
-        return Ok(HttpOptions {
-            protocol: if http2.is_some() { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
-            idle_timeout: limit_or("idle_timeout", common.and_then(|c| c.idle_timeout.as_ref()), hour)?,
-            max_requests: common.and_then(|c| c.max_requests_per_connection),
-            max_streams: http2.and_then(|h| h.max_concurrent_streams),
-        });
+        options.http2(http2)?;
+        options.names.clone_from(&message.upstream_http_protocol_options);
+        options.protocol = match message.protocol_selection() {
+            ClusterProtocolSelection::UseDownstreamProtocol => UpstreamProtocol::Downstream,
+            ClusterProtocolSelection::UseConfiguredProtocol if http2.is_some() => UpstreamProtocol::Http2,
+            ClusterProtocolSelection::UseConfiguredProtocol => UpstreamProtocol::Http1,
+        };
+        return Ok(options);
     };
-    let options = decode_if::<upstream_http::HttpProtocolOptions>(any)?
+    let given = decode_if::<upstream_http::HttpProtocolOptions>(any)?
         .ok_or_else(|| unsupported("typed_extension_protocol_options", type_name(any)))?;
-    if options.http_filters.iter().any(|f| f.name != "envoy.filters.http.upstream_codec") {
+    fields!(&given => upstream_http::HttpProtocolOptions {
+        obeyed: [
+            common_http_protocol_options, upstream_http_protocol_options, http_filters, upstream_protocol_options,
+        ],
+        refused: [header_validation_config, outlier_detection, request_mirror_policies, hash_policy, retry_policy],
+    });
+    if given.http_filters.iter().any(|f| f.name != "envoy.filters.http.upstream_codec") {
         return Err(unsupported("http_filters", "upstream HTTP filters"));
     }
-    let mut max_streams = None;
-    let protocol = match &options.upstream_protocol_options {
+    let mut options = common_http(given.common_http_protocol_options.as_ref())?;
+    options.names = given.upstream_http_protocol_options;
+    options.protocol = match &given.upstream_protocol_options {
         None => UpstreamProtocol::Http1,
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match &explicit.protocol_config {
-            None | Some(ProtocolConfig::HttpProtocolOptions(_)) => UpstreamProtocol::Http1,
+            None => UpstreamProtocol::Http1,
+            Some(ProtocolConfig::HttpProtocolOptions(http1)) => {
+                super::http::http1_options(http1).at("explicit_http_config")?;
+                UpstreamProtocol::Http1
+            }
             Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
-                max_streams = http2.max_concurrent_streams;
+                options.http2(Some(http2)).at("explicit_http_config")?;
                 UpstreamProtocol::Http2
             }
             Some(_) => return Err(unsupported("explicit_http_config", "HTTP/3")),
         },
         Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
-            max_streams = config.http2_protocol_options.as_ref().and_then(|h| h.max_concurrent_streams);
+            fields!(config => upstream_http::http_protocol_options::UseDownstreamHttpConfig {
+                obeyed: [http_protocol_options, http2_protocol_options],
+                refused: [http3_protocol_options],
+            });
+            if let Some(http1) = &config.http_protocol_options {
+                super::http::http1_options(http1).at("use_downstream_protocol_config")?;
+            }
+            options.http2(config.http2_protocol_options.as_ref()).at("use_downstream_protocol_config")?;
             UpstreamProtocol::Downstream
         }
         Some(UpstreamProtocolOptions::AutoConfig(_)) => {
             return Err(unsupported("auto_config", "HTTP by ALPN"));
         }
     };
-    let common = options.common_http_protocol_options.as_ref();
-    Ok(HttpOptions {
-        protocol,
-        idle_timeout: limit_or("idle_timeout", common.and_then(|c| c.idle_timeout.as_ref()), hour)?,
-        max_requests: common.and_then(|c| c.max_requests_per_connection),
-        max_streams,
-    })
+    Ok(options)
 }
 
 fn transport_match(message: &pb::cluster::TransportSocketMatch) -> Result<TransportSocketMatch> {
@@ -274,11 +425,25 @@ fn transport_match(message: &pb::cluster::TransportSocketMatch) -> Result<Transp
     Ok(TransportSocketMatch { name: message.name.as_str().into(), matches, socket })
 }
 
-fn circuit_breakers(message: &pb::CircuitBreakers) -> CircuitBreakers {
+fn circuit_breakers(message: &pb::CircuitBreakers) -> Result<CircuitBreakers> {
+    fields!(message => pb::CircuitBreakers { obeyed: [thresholds], refused: [per_host_thresholds], });
+    for thresholds in &message.thresholds {
+        fields!(thresholds => pb::circuit_breakers::Thresholds {
+            obeyed: [
+                priority, max_connections, max_pending_requests, max_requests, max_retries, retry_budget,
+            ],
+            // Statistics.
+            ignored: [track_remaining],
+            refused: [max_connection_pools],
+        });
+    }
     let defaults = CircuitBreakers::default();
     let normal = core::RoutingPriority::Default as i32;
-    let Some(limits) = message.thresholds.iter().find(|t| t.priority == normal) else { return defaults };
-    CircuitBreakers {
+    let Some(limits) = message.thresholds.iter().find(|t| t.priority == normal) else {
+        // Limits of other priorities count for nobody: a route with a priority is refused.
+        return Ok(defaults);
+    };
+    Ok(CircuitBreakers {
         max_connections: limits.max_connections.unwrap_or(defaults.max_connections),
         max_pending_requests: limits.max_pending_requests.unwrap_or(defaults.max_pending_requests),
         max_requests: limits.max_requests.unwrap_or(defaults.max_requests),
@@ -287,12 +452,50 @@ fn circuit_breakers(message: &pb::CircuitBreakers) -> CircuitBreakers {
             percent: budget.budget_percent.as_ref().map_or(20.0, |p| p.value),
             min_concurrency: budget.min_retry_concurrency.unwrap_or(3),
         }),
-    }
+    })
 }
 
 fn outlier_detection(message: &pb::OutlierDetection) -> Result<OutlierDetection> {
+    fields!(message => pb::OutlierDetection {
+        obeyed: [
+            consecutive_5xx, interval, base_ejection_time, max_ejection_percent, enforcing_consecutive_5xx,
+            enforcing_success_rate, consecutive_gateway_failure, enforcing_consecutive_gateway_failure,
+            split_external_local_origin_errors, consecutive_local_origin_failure,
+            enforcing_consecutive_local_origin_failure, enforcing_local_origin_success_rate,
+            enforcing_failure_percentage, enforcing_failure_percentage_local_origin, max_ejection_time,
+            always_eject_one_host,
+        ],
+        // About detectors by rate, which must be off, and health checks, of which there are none.
+        ignored: [
+            success_rate_minimum_hosts, success_rate_request_volume, success_rate_stdev_factor,
+            failure_percentage_threshold, failure_percentage_minimum_hosts, failure_percentage_request_volume,
+            successful_active_health_check_uneject_host,
+        ],
+        refused: [max_ejection_time_jitter, monitors],
+    });
+    // Unset, Envoy would eject by success rate where there are enough hosts; asking for it is another matter.
+    for (field, percent) in [
+        ("enforcing_success_rate", message.enforcing_success_rate),
+        ("enforcing_local_origin_success_rate", message.enforcing_local_origin_success_rate),
+        ("enforcing_failure_percentage", message.enforcing_failure_percentage),
+        ("enforcing_failure_percentage_local_origin", message.enforcing_failure_percentage_local_origin),
+    ] {
+        refuse(field, &percent.unwrap_or(0))?;
+    }
+    if message.always_eject_one_host == Some(false) {
+        return Err(unsupported("always_eject_one_host", "false"));
+    }
     let defaults = OutlierDetection::default();
     // A detector that is counted but not enforced (0 %) never ejects.
+    for (field, percent) in [
+        ("enforcing_consecutive_5xx", message.enforcing_consecutive_5xx),
+        ("enforcing_consecutive_gateway_failure", message.enforcing_consecutive_gateway_failure),
+        ("enforcing_consecutive_local_origin_failure", message.enforcing_consecutive_local_origin_failure),
+    ] {
+        if let Some(part @ (1..=99 | 101..)) = percent {
+            return Err(unsupported(field, part));
+        }
+    }
     let enforced = |limit: u32, percent: Option<u32>, default: u32| {
         if percent.unwrap_or(default) == 0 { 0 } else { limit }
     };
@@ -324,28 +527,57 @@ fn outlier_detection(message: &pb::OutlierDetection) -> Result<OutlierDetection>
 }
 
 fn slow_start(message: &pb::Cluster) -> Result<Option<SlowStart>> {
+    if let Some(policy) = &message.load_balancing_policy {
+        return typed_lb(policy).map(|(_, ramp)| ramp).at("load_balancing_policy");
+    }
     let config = match &message.lb_config {
         Some(LbConfig::LeastRequestLbConfig(config)) => config.slow_start_config.as_ref(),
         Some(LbConfig::RoundRobinLbConfig(config)) => config.slow_start_config.as_ref(),
         _ => None,
     };
     let Some(config) = config else { return Ok(None) };
-    let Some(window) = limit("slow_start_window", config.slow_start_window.as_ref())? else {
-        return Ok(None);
-    };
-    Ok(Some(SlowStart {
-        window,
-        aggression: config.aggression.as_ref().map_or(1.0, |a| a.default_value),
-        min_percent: config.min_weight_percent.as_ref().map_or(10.0, |p| p.value),
-    }))
+    ramp(config.slow_start_window.as_ref(), config.aggression.as_ref(), config.min_weight_percent.as_ref())
+}
+
+fn typed_ramp(
+    config: &mesh_xds::pb::envoy::extensions::load_balancing_policies::common::v3::SlowStartConfig,
+) -> Result<Option<SlowStart>> {
+    ramp(config.slow_start_window.as_ref(), config.aggression.as_ref(), config.min_weight_percent.as_ref())
+}
+
+fn ramp(
+    window: Option<&prost_types::Duration>,
+    aggression: Option<&core::RuntimeDouble>,
+    min_percent: Option<&Percent>,
+) -> Result<Option<SlowStart>> {
+    let Some(window) = limit("slow_start_window", window)? else { return Ok(None) };
+    let aggression = aggression.map_or(1.0, |a| a.default_value);
+    if aggression.is_nan() || aggression <= 0.0 {
+        return Err(ConfigError::invalid("slow_start_config.aggression", aggression, "must be above 0"));
+    }
+    let min_percent = min_percent.map_or(10.0, |p| p.value);
+    if !(0.0..=100.0).contains(&min_percent) {
+        let field = "slow_start_config.min_weight_percent";
+        return Err(ConfigError::invalid(field, min_percent, "a percentage is from 0 to 100"));
+    }
+    Ok(Some(SlowStart { window, aggression, min_percent }))
 }
 
 fn bind_addresses(message: &core::BindConfig) -> Result<Vec<IpAddr>> {
+    fields!(message => core::BindConfig {
+        obeyed: [source_address, additional_source_addresses, extra_source_addresses],
+        refused: [socket_options, local_address_selector],
+        refused_if_true: [freebind],
+    });
     let extra = message.extra_source_addresses.iter().filter_map(|e| e.address.as_ref());
     #[allow(deprecated, reason = "the old form is still on the wire")]
     let additional = message.additional_source_addresses.iter();
     let all = message.source_address.iter().chain(extra).chain(additional);
     all.map(|socket| {
+        super::plain_socket(socket)?;
+        if let Some(core::socket_address::PortSpecifier::PortValue(port @ 1..)) = socket.port_specifier {
+            return Err(unsupported("source_address.port_value", port));
+        }
         let text = &socket.address;
         text.parse().map_err(|_| ConfigError::invalid("source_address", text, "not an IP address"))
     })

@@ -2,10 +2,20 @@
 
 use mesh_xds::pb::envoy::config::{core::v3 as core, endpoint::v3 as pb};
 
-use super::{At, Result, missing, socket_address, strings, unsupported};
+use super::{At, Result, audit::fields, missing, socket_address, strings, unsupported};
 use crate::config::{Endpoint, EndpointHealth, LoadAssignment, Locality, LocalityEndpoints};
 
 pub(super) fn load_assignment(message: &pb::ClusterLoadAssignment) -> Result<LoadAssignment> {
+    fields!(message => pb::ClusterLoadAssignment {
+        obeyed: [cluster_name, endpoints, policy],
+        refused: [named_endpoints],
+    });
+    if let Some(policy) = &message.policy {
+        fields!(policy => pb::cluster_load_assignment::Policy {
+            obeyed: [overprovisioning_factor],
+            refused: [drop_overloads, endpoint_stale_after, weighted_priority_health],
+        });
+    }
     if message.cluster_name.is_empty() {
         return Err(missing("cluster_name"));
     }
@@ -24,6 +34,11 @@ pub(super) fn load_assignment(message: &pb::ClusterLoadAssignment) -> Result<Loa
 }
 
 fn locality(message: &pb::LocalityLbEndpoints) -> Result<LocalityEndpoints> {
+    fields!(message => pb::LocalityLbEndpoints {
+        obeyed: [locality, lb_endpoints, load_balancing_weight, priority],
+        ignored: [proximity, metadata],
+        refused: [lb_config],
+    });
     let place = message.locality.as_ref().map_or_else(Locality::default, |l| Locality {
         region: l.region.as_str().into(),
         zone: l.zone.as_str().into(),
@@ -47,6 +62,11 @@ fn endpoint(message: &pb::LbEndpoint) -> Result<Endpoint> {
     let Some(pb::lb_endpoint::HostIdentifier::Endpoint(inner)) = &message.host_identifier else {
         return Err(unsupported("endpoint_name", "an endpoint by name"));
     };
+    fields!(inner => pb::Endpoint {
+        obeyed: [address, hostname],
+        // Nothing is checked actively, and the first address is the one that is used.
+        ignored: [health_check_config, additional_addresses],
+    });
     let health = match message.health_status() {
         core::HealthStatus::Unknown | core::HealthStatus::Healthy => EndpointHealth::Healthy,
         core::HealthStatus::Degraded => EndpointHealth::Degraded,

@@ -19,8 +19,8 @@ use prost::Message;
 use prost_types::Any;
 
 use super::{
-    At, Result, access_log::access_logs, audit::fields, decode, limit, decode_if, duration, limit_or, matcher, missing, rbac::rbac,
-    type_name, unsupported,
+    At, Result, access_log::access_logs, audit::fields, decode, decode_if, duration, limit, limit_or,
+    matcher, missing, rbac::rbac, type_name, unsupported,
 };
 use crate::{
     config::{

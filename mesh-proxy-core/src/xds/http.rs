@@ -13,8 +13,8 @@ use pb::http_connection_manager::{
 };
 
 use super::{
-    At, Result, access_log::access_logs, audit::fields, cidr, filters::http_filter, limit, limit_or, missing, route,
-    type_name, unsupported,
+    At, Result, access_log::access_logs, audit::fields, cidr, filters::http_filter, limit, limit_or, missing,
+    route, type_name, unsupported,
 };
 use crate::{
     config::{

@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mesh_xds::pb::envoy::config::{core::v3 as core, listener::v3 as pb};
+use mesh_xds::pb::envoy::{
+    config::{core::v3 as core, listener::v3 as pb},
+    extensions::filters::listener::tls_inspector::v3::TlsInspector,
+};
 
 use super::{
-    At, Result, access_log::access_logs, cidr, duration, filters::network_filter, limit, missing, port,
-    socket_address, tls, unsupported,
+    At, Result, access_log::access_logs, audit::fields, cidr, decode, duration, filters::network_filter,
+    limit, missing, port, socket_address, tls, unsupported,
 };
 use crate::{
     config::{
@@ -19,17 +22,38 @@ use crate::{
 /// Envoy's default.
 const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Refuses what would not be obeyed.
+fn audit(message: &pb::Listener) -> Result<()> {
+    fields!(message => pb::Listener {
+        obeyed: [
+            name, address, filter_chains, use_original_dst, deprecated_v1, listener_filters, transparent,
+            listener_filters_timeout, traffic_direction, continue_on_listener_filters_timeout, access_log,
+            tcp_backlog_size, default_filter_chain, bind_to_port, stat_prefix, additional_addresses,
+        ],
+        // Tuning: buffers are bounded, workers share ports, the proxy drains as its owner says.
+        ignored: [
+            per_connection_buffer_limit_bytes, metadata, drain_type, tcp_fast_open_queue_length,
+            connection_balance_config, reuse_port, enable_reuse_port, ignore_global_conn_limit,
+            max_connections_to_accept_per_socket_event, bypass_overload_manager,
+        ],
+        refused: [
+            socket_options, udp_listener_config, api_listener, enable_mptcp, filter_chain_matcher,
+            fcds_config, listener_specifier,
+        ],
+        refused_if_true: [freebind],
+    });
+    for additional in &message.additional_addresses {
+        fields!(additional => pb::AdditionalAddress { obeyed: [address], refused: [socket_options], });
+    }
+    Ok(())
+}
+
 pub(super) fn listener(message: &pb::Listener) -> Result<Listener> {
     let mut addresses = vec![socket_address(message.address.as_ref()).at("address")?];
     for (i, additional) in message.additional_addresses.iter().enumerate() {
         addresses.push(socket_address(additional.address.as_ref()).at(format!("additional_addresses[{i}]"))?);
     }
-    if message.filter_chain_matcher.is_some() {
-        return Err(unsupported("filter_chain_matcher", "a matcher tree"));
-    }
-    if message.udp_listener_config.is_some() || message.api_listener.is_some() {
-        return Err(unsupported("udp_listener_config", "a listener that is not TCP"));
-    }
+    audit(message)?;
     let filter_chains = message
         .filter_chains
         .iter()
@@ -83,7 +107,12 @@ fn listener_filters(messages: &[pb::ListenerFilter]) -> Result<ListenerFilters> 
             "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
             | "envoy.filters.listener.original_dst" => filters.original_dst = true,
             "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
-            | "envoy.filters.listener.tls_inspector" => filters.tls_inspector = Some(Inspector { disabled }),
+            | "envoy.filters.listener.tls_inspector" => {
+                if let Some(any) = any {
+                    tls_inspector(&decode(any).at(&place)?).at(&place)?;
+                }
+                filters.tls_inspector = Some(Inspector { disabled });
+            }
             "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
             | "envoy.filters.listener.http_inspector" => {
                 filters.http_inspector = Some(Inspector { disabled });
@@ -92,6 +121,17 @@ fn listener_filters(messages: &[pb::ListenerFilter]) -> Result<ListenerFilters> 
         }
     }
     Ok(filters)
+}
+
+fn tls_inspector(message: &TlsInspector) -> Result<()> {
+    fields!(message => TlsInspector {
+        obeyed: [],
+        // As much as a ClientHello needs is read, at most 16 KiB.
+        ignored: [initial_read_buffer_size, max_client_hello_size],
+        refused: [close_connection_on_client_hello_parsing_errors],
+        refused_if_true: [enable_ja3_fingerprinting, enable_ja4_fingerprinting],
+    });
+    Ok(())
 }
 
 fn predicate(message: &pb::ListenerFilterChainMatchPredicate) -> Result<PortPredicate> {
@@ -114,6 +154,11 @@ fn predicate(message: &pb::ListenerFilterChainMatchPredicate) -> Result<PortPred
 }
 
 fn chain(message: &pb::FilterChain) -> Result<FilterChain> {
+    fields!(message => pb::FilterChain {
+        obeyed: [filter_chain_match, filters, transport_socket, name, transport_socket_connect_timeout],
+        ignored: [metadata],
+        refused_if_true: [use_proxy_proto],
+    });
     let matches = match &message.filter_chain_match {
         Some(criteria) => chain_match(criteria).at("filter_chain_match")?,
         None => FilterChainMatch::default(),
@@ -139,6 +184,13 @@ fn chain(message: &pb::FilterChain) -> Result<FilterChain> {
 
 fn chain_match(message: &pb::FilterChainMatch) -> Result<FilterChainMatch> {
     use pb::filter_chain_match::ConnectionSourceType;
+    fields!(message => pb::FilterChainMatch {
+        obeyed: [
+            prefix_ranges, source_prefix_ranges, source_ports, destination_port, transport_protocol,
+            application_protocols, server_names, source_type, direct_source_prefix_ranges,
+        ],
+        refused: [address_suffix, suffix_len],
+    });
     let ranges = |messages: &[core::CidrRange], field: &str| {
         messages.iter().map(|r| cidr(r).at(field)).collect::<Result<Vec<_>>>()
     };

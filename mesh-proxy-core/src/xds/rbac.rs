@@ -5,7 +5,9 @@ use std::sync::Arc;
 use mesh_xds::pb::envoy::{config::rbac::v3 as pb, r#type::matcher::v3 as matcher};
 
 use super::{
-    At, Result, audit::fields, cidr, decode_if,
+    At, Result,
+    audit::fields,
+    cidr, decode_if,
     matcher::{header, metadata, string},
     missing, port, type_name, unsupported,
 };

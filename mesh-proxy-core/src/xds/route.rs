@@ -5,7 +5,8 @@ use std::sync::Arc;
 use mesh_xds::pb::envoy::config::route::v3 as pb;
 
 use super::{
-    At, Result, audit::fields, decode_if, filters::per_filter, matcher, missing, route_action, type_name, unsupported,
+    At, Result, audit::fields, decode_if, filters::per_filter, matcher, missing, route_action, type_name,
+    unsupported,
 };
 use crate::config::{
     HeaderOperations, PathMatch, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,

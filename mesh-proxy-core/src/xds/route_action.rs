@@ -7,7 +7,9 @@ use bytes::Bytes;
 use mesh_xds::pb::envoy::config::{core::v3 as core, route::v3 as pb};
 
 use super::{
-    At, Result, audit::fields, duration,
+    At, Result,
+    audit::fields,
+    duration,
     filters::{per_filter, status},
     limit, matcher, missing, port, unsupported,
 };
