@@ -24,8 +24,7 @@ fn inbound_chains(port: u16, http_filters: Vec<HttpFilterConfig>, permissive: bo
     let serve = || {
         let mut manager = manager(table.clone());
         manager.forward_client_cert = ForwardClientCert::AppendForward;
-        manager.set_client_cert =
-            SetClientCertDetails { subject: true, uri: true, dns: true, ..Default::default() };
+        manager.set_client_cert = SetClientCertDetails { subject: true, uri: true, dns: true };
         manager.server_name = http::HeaderValue::from_static("istio-envoy");
         let mut filters = http_filters.clone();
         filters.append(&mut manager.filters);

@@ -143,7 +143,7 @@ impl Observe for Tee {
             (None, Some(trailers)) => Some(Frame::trailers(trailers.clone())),
             (None, None) => None,
         };
-        if !copy.is_some_and(|copy| parts.send(Part::Frame(copy)).is_ok()) {
+        if copy.is_none_or(|copy| parts.send(Part::Frame(copy)).is_err()) {
             self.parts = None;
         }
     }

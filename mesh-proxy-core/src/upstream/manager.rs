@@ -223,7 +223,7 @@ const MAGLEV_MOST: u64 = 5_000_011;
 const RING_MOST: u64 = 8 * 1024 * 1024;
 
 fn is_prime(n: u64) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 fn validate(assignment: &LoadAssignment) -> Result<(), ConfigError> {
