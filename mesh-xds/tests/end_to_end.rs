@@ -283,3 +283,128 @@ async fn clients_are_shown_by_csds() {
     assert_eq!(of_type.config_status, i32::from(ConfigStatus::Error));
     assert_eq!(of_type.error_state.as_ref().unwrap().details, "a: not today");
 }
+
+/// A stream that asks for clusters and never reads an answer.
+async fn deaf(uri: &str, id: &str) -> impl Sized {
+    use mesh_xds::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+    use mesh_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+
+    let channel = tonic::transport::Endpoint::from_shared(uri.to_owned()).unwrap().connect().await.unwrap();
+    let request = DeltaDiscoveryRequest {
+        node: Some(node(id)),
+        type_url: TypeUrl::CLUSTER.to_string(),
+        ..Default::default()
+    };
+    let requests = tokio_stream::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
+    AggregatedDiscoveryServiceClient::new(channel).delta_aggregated_resources(requests).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_delays_nobody_and_is_owed_one_response() {
+    let cache = SnapshotCache::new();
+    // More than a connection's windows and buffers hold, so that the server cannot write on.
+    let bulk = |round: usize| {
+        (0..2_000).fold(Snapshot::builder(), |builder, n| {
+            builder.add(&cluster(&format!("{n}"), &format!("{round}{}", "x".repeat(2_000)))).unwrap()
+        })
+    };
+    for id in ["deaf", "n"] {
+        cache.set(id, bulk(0).build());
+    }
+    let running = serve(cache.clone(), AllowAny, 0).await;
+    let _deaf = deaf(&running.uri, "deaf").await;
+    let client = AdsClient::builder(node("n")).server(&running.uri).start().unwrap();
+    let mut clusters = client.watch::<Cluster>(Names::all());
+    for round in 1..=20 {
+        cache.set("deaf", bulk(round).build());
+        let next = cache.get("n").unwrap().edit().add(&cluster("marker", &round.to_string())).unwrap();
+        cache.set("n", next.build());
+        timeout(PATIENCE, async {
+            loop {
+                let update = clusters.next().await.unwrap();
+                let marker = update.upserts.iter().find(|u| u.name == "marker");
+                let seen = marker.is_some_and(|u| u.resource.alt_stat_name == round.to_string());
+                update.accept();
+                if seen {
+                    return;
+                }
+            }
+        })
+        .await
+        .expect("the other client is served at once");
+    }
+    let status = running.server.clients();
+    let deaf = status.iter().find(|c| c.client.node.id == "deaf").expect("still connected");
+    let clusters = &deaf.types[&TypeUrl::CLUSTER];
+    // Nothing is queued for it: of 21 sets, each larger than one response, it was sent what fits into the buffers on the
+    // way, and it will get the sum of the others.
+    assert!(clusters.responses <= 6, "{clusters:?}");
+    assert_eq!(clusters.state(), SyncState::Stale);
+}
+
+#[tokio::test]
+async fn a_storm_of_reconnects_is_sent_nothing_again() {
+    const CLIENTS: usize = 200;
+    let content = || {
+        let clusters =
+            (0..50).fold(Snapshot::builder(), |b, n| b.add(&cluster(&n.to_string(), "1")).unwrap());
+        clusters.build()
+    };
+    let all = |cache: &SnapshotCache| (0..CLIENTS).for_each(|n| drop(cache.set(&n.to_string(), content())));
+    let cache = SnapshotCache::new();
+    all(&cache);
+    let running = serve(cache, AllowAny, 0).await;
+    let mut following = tokio::task::JoinSet::new();
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS {
+        let client = AdsClient::builder(node(&n.to_string())).server(&running.uri).start().unwrap();
+        let mut watch = client.watch::<Cluster>(Names::all());
+        following.spawn(async move {
+            while let Some(update) = watch.next().await {
+                update.accept();
+            }
+        });
+        clients.push(client);
+    }
+    let settled = |server: &AdsServer| {
+        let synced = |c: &mesh_xds::server::ClientStatus| {
+            c.types.get(&TypeUrl::CLUSTER).is_some_and(|s| s.state() == SyncState::Synced)
+        };
+        server.clients().iter().filter(|c| synced(c)).count() == CLIENTS
+    };
+    let wait = async |server: &AdsServer, what: &dyn Fn(&AdsServer) -> bool| {
+        let look = async {
+            while !what(server) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, look).await.expect("in time");
+    };
+    wait(&running.server, &settled).await;
+
+    let port: u16 = running.uri.rsplit(':').next().unwrap().parse().unwrap();
+    running.server.shut_down();
+    running.task.abort();
+    let _ = running.task.await;
+    let cache = SnapshotCache::new();
+    all(&cache);
+    let running = serve(cache.clone(), AllowAny, port).await;
+    let back = |server: &AdsServer| {
+        let asked = server.clients().iter().filter(|c| c.types.contains_key(&TypeUrl::CLUSTER)).count();
+        asked == CLIENTS
+    };
+    wait(&running.server, &back).await;
+    // What comes next is one change for each, and the only response that each got from this server.
+    for n in 0..CLIENTS {
+        let next = cache.get(&n.to_string()).unwrap().edit().add(&cluster("new", "1")).unwrap().build();
+        cache.set(&n.to_string(), next);
+    }
+    let told = |server: &AdsServer| {
+        let answered = |s: &mesh_xds::server::TypeStatus| s.responses > 0 && s.state() == SyncState::Synced;
+        let clients = server.clients();
+        clients.iter().filter(|c| c.types.get(&TypeUrl::CLUSTER).is_some_and(answered)).count() == CLIENTS
+    };
+    wait(&running.server, &told).await;
+    let responses: u64 = running.server.clients().iter().map(|c| c.types[&TypeUrl::CLUSTER].responses).sum();
+    assert_eq!(responses, CLIENTS as u64);
+}
