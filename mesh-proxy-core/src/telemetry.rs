@@ -1,6 +1,7 @@
 //! Statistics, access logs, response flags.
 
 mod access_log;
+mod cluster_stats;
 mod flags;
 mod format;
 mod istio;
@@ -11,9 +12,10 @@ mod stats;
 
 pub use flags::ResponseFlags;
 pub use sink::{AccessLogOpener, AccessLogSink, FileLogs};
-pub use stats::{Counter, Gauge, Histogram, Stats};
+pub use stats::{Counter, Gauge, Histogram, Sample, Stats};
 
 pub(crate) use access_log::{Captured, Logs, Record};
+pub(crate) use cluster_stats::ClusterStats;
 pub(crate) use format::{Captures, Format};
 pub(crate) use istio::{IstioMetrics, SeriesCache, SeriesKey, SeriesLabels};
 pub(crate) use log_writer::LogWriter;

@@ -115,8 +115,8 @@ fn client(ca: &Ca, to: SocketAddr, accepts: &[&str], protocol: UpstreamProtocol)
     ];
     handle.apply_cluster(cluster).unwrap();
     let mut endpoints = LoadAssignment::new(name, [to]);
-    endpoints.localities[0].endpoints[0].transport_match =
-        [("tlsMode".to_owned(), "istio".to_owned())].into();
+    let mutual = [("tlsMode".to_owned(), "istio".to_owned())];
+    endpoints.localities[0].endpoints[0].transport_match = Arc::new(mutual.into());
     handle.apply_endpoints(endpoints).unwrap();
     handle.apply_routes(routes("9080", vec![Route::forward("/", name)])).unwrap();
     let mut outbound = Listener::new("0.0.0.0_9080", "0.0.0.0:9080".parse().unwrap());

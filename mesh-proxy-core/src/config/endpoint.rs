@@ -67,8 +67,9 @@ pub struct Endpoint {
     pub health: EndpointHealth,
     /// Weight, at least 1.
     pub weight: u32,
-    /// `envoy.transport_socket_match` metadata (`tlsMode: istio`): chooses the transport socket.
-    pub transport_match: BTreeMap<String, String>,
+    /// `envoy.transport_socket_match` metadata (`tlsMode: istio`): chooses the transport socket. Shared,
+    /// because most endpoints of a mesh say the same.
+    pub transport_match: Arc<BTreeMap<String, String>>,
     /// `istio.workload` metadata: `name;namespace;canonical-name;canonical-revision;cluster`.
     pub workload: Option<Arc<str>>,
 }
@@ -82,7 +83,7 @@ impl Endpoint {
             hostname: "".into(),
             health: EndpointHealth::Healthy,
             weight: 1,
-            transport_match: BTreeMap::new(),
+            transport_match: Arc::default(),
             workload: None,
         }
     }

@@ -245,7 +245,7 @@ impl Run<'_> {
         source: &mut Source,
     ) -> Result<Sent, Failure> {
         let host = self.pick(exchange)?;
-        let active = ActiveRequest::new(&host, &self.cluster.stats.rq_active);
+        let active = ActiveRequest::new(&host, &self.cluster.stats);
         exchange.cx.upstream.host = Some(host.address);
         exchange.cx.upstream.workload.clone_from(&host.endpoint.workload);
         self.cluster.stats.rq_total.inc();
@@ -264,9 +264,7 @@ impl Run<'_> {
                 let stats = &self.cluster.stats;
                 stats.rq_completed.inc();
                 stats.rq_time.record_milli(begin.elapsed().as_micros() as u64);
-                if let Some(class) = stats.rq_xx.get(usize::from(status / 100).wrapping_sub(1)) {
-                    class.inc();
-                }
+                stats.count_status(status);
                 if status >= 500 {
                     host.rq_error.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 }

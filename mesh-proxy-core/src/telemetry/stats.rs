@@ -3,11 +3,37 @@
 use std::{
     collections::BTreeMap,
     fmt::Write,
+    ops::Bound::{Excluded, Included, Unbounded},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
 };
+
+use super::cluster_stats::ClusterStats;
+
+/// A value while it is visited.
+#[derive(Debug, Clone, Copy)]
+pub enum Sample<'a> {
+    /// Of a counter.
+    Counter(u64),
+    /// Of a gauge.
+    Gauge(i64),
+    /// A histogram.
+    Histogram(&'a Histogram),
+}
+
+impl Sample<'_> {
+    /// The number of a counter (at most `i64::MAX`) or gauge; none for a histogram.
+    #[must_use]
+    pub fn number(&self) -> Option<i64> {
+        match self {
+            Self::Counter(count) => Some(i64::try_from(*count).unwrap_or(i64::MAX)),
+            Self::Gauge(value) => Some(*value),
+            Self::Histogram(_) => None,
+        }
+    }
+}
 
 /// Counts up.
 #[derive(Debug, Default)]
@@ -28,6 +54,10 @@ impl Counter {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+
+    pub(super) fn sample(&self) -> Sample<'_> {
+        Sample::Counter(self.get())
     }
 }
 
@@ -55,6 +85,10 @@ impl Gauge {
     #[must_use]
     pub fn get(&self) -> i64 {
         self.0.load(Relaxed)
+    }
+
+    pub(super) fn sample(&self) -> Sample<'_> {
+        Sample::Gauge(self.get())
     }
 }
 
@@ -109,6 +143,10 @@ impl Histogram {
         self.sum_milli.load(Relaxed) as f64 / 1000.0
     }
 
+    pub(super) fn sample(&self) -> Sample<'_> {
+        Sample::Histogram(self)
+    }
+
     pub(crate) fn write_prometheus(&self, out: &mut String, name: &str, labels: &str) {
         let mut total = 0;
         let comma = if labels.is_empty() { "" } else { "," };
@@ -129,13 +167,27 @@ impl Histogram {
 #[derive(Debug, Default)]
 pub struct Stats {
     metrics: Mutex<BTreeMap<Arc<str>, Metric>>,
+    clusters: Mutex<BTreeMap<Arc<str>, Arc<ClusterStats>>>,
 }
+
+/// Where the names of clusters' values begin.
+const CLUSTERS: &str = "cluster.";
 
 #[derive(Debug, Clone)]
 enum Metric {
     Counter(Arc<Counter>),
     Gauge(Arc<Gauge>),
     Histogram(Arc<Histogram>),
+}
+
+impl Metric {
+    fn sample(&self) -> Sample<'_> {
+        match self {
+            Self::Counter(counter) => counter.sample(),
+            Self::Gauge(gauge) => gauge.sample(),
+            Self::Histogram(histogram) => histogram.sample(),
+        }
+    }
 }
 
 impl Stats {
@@ -175,51 +227,99 @@ impl Stats {
         self.with(|m| m.retain(|name, _| !name.starts_with(prefix)));
     }
 
-    /// Counters and gauges by name.
-    #[must_use]
-    pub fn values(&self) -> Vec<(Arc<str>, i64)> {
-        self.with(|m| {
-            m.iter()
-                .filter_map(|(name, metric)| match metric {
-                    Metric::Counter(c) => {
-                        Some((Arc::clone(name), i64::try_from(c.get()).unwrap_or(i64::MAX)))
-                    }
-                    Metric::Gauge(g) => Some((Arc::clone(name), g.get())),
-                    Metric::Histogram(_) => None,
-                })
-                .collect()
-        })
+    /// The values of the cluster with this name for statistics; made when missing.
+    pub(crate) fn cluster(&self, name: &str) -> Arc<ClusterStats> {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = clusters.get(name) {
+            return Arc::clone(known);
+        }
+        Arc::clone(clusters.entry(name.into()).or_default())
     }
 
-    /// Envoy's text form: `name: value`.
+    /// Forgets a cluster.
+    pub(crate) fn remove_cluster(&self, name: &str) {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// Visits every value in the order of the names. New statistics wait meanwhile, so `visit` must not ask for any.
+    pub fn visit(&self, mut visit: impl FnMut(&str, Sample<'_>)) {
+        let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = metrics.range::<str, _>((Unbounded, Excluded(CLUSTERS)));
+        first.for_each(|(name, metric)| visit(name, metric.sample()));
+        let mut name = String::from(CLUSTERS);
+        for (cluster, values) in &*clusters {
+            name.truncate(CLUSTERS.len());
+            name.push_str(cluster);
+            name.push('.');
+            let length = name.len();
+            values.visit(|tail, sample| {
+                name.truncate(length);
+                name.push_str(tail);
+                visit(&name, sample);
+            });
+        }
+        drop(clusters);
+        let rest = metrics.range::<str, _>((Included(CLUSTERS), Unbounded));
+        rest.for_each(|(name, metric)| visit(name, metric.sample()));
+    }
+
+    /// Envoy's text form of counters and gauges: `name: value`.
     #[must_use]
     pub fn text(&self) -> String {
-        self.values().iter().fold(String::new(), |mut out, (name, value)| {
-            let _infallible = writeln!(out, "{name}: {value}");
-            out
-        })
+        let mut out = String::new();
+        self.visit(|name, sample| {
+            if let Some(value) = sample.number() {
+                let _infallible = writeln!(out, "{name}: {value}");
+            }
+        });
+        out
     }
 
     /// Prometheus' text form: `envoy_` and the name with every other character as `_`.
     #[must_use]
     pub fn prometheus(&self) -> String {
-        let metrics = self.with(|m| m.clone());
-        let mut out = String::new();
-        for (name, metric) in metrics {
-            let flat: String = "envoy_"
-                .chars()
-                .chain(name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }))
-                .collect();
-            let _infallible = match metric {
-                Metric::Counter(c) => writeln!(out, "# TYPE {flat} counter\n{flat}{{}} {}", c.get()),
-                Metric::Gauge(g) => writeln!(out, "# TYPE {flat} gauge\n{flat}{{}} {}", g.get()),
-                Metric::Histogram(h) => {
+        let (mut out, mut flat) = (String::new(), String::new());
+        self.visit(|name, sample| {
+            flat.clear();
+            flat.push_str("envoy_");
+            flat.extend(name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }));
+            let _infallible = match sample {
+                Sample::Counter(count) => writeln!(out, "# TYPE {flat} counter\n{flat}{{}} {count}"),
+                Sample::Gauge(value) => writeln!(out, "# TYPE {flat} gauge\n{flat}{{}} {value}"),
+                Sample::Histogram(histogram) => {
                     let _infallible = writeln!(out, "# TYPE {flat} histogram");
-                    h.write_prometheus(&mut out, &flat, "");
+                    histogram.write_prometheus(&mut out, &flat, "");
                     Ok(())
                 }
             };
-        }
+        });
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_stand_where_their_names_belong() {
+        let stats = Stats::default();
+        stats.gauge("server.state").set(1);
+        stats.counter("access.total").add(2);
+        stats.cluster("b").rq_total.inc();
+        let again = stats.cluster("b");
+        again.count_status(204);
+        let mut names = Vec::new();
+        stats.visit(|name, _| names.push(name.to_owned()));
+        assert!(names.is_sorted(), "{names:?}");
+        assert_eq!(names.len(), 32);
+        let text = stats.text();
+        assert!(text.starts_with("access.total: 2\ncluster.b.membership_healthy: 0\n"), "{text}");
+        assert!(text.contains("cluster.b.upstream_rq_2xx: 1\n"), "{text}");
+        assert!(text.contains("cluster.b.upstream_rq_total: 1\n"), "{text}");
+        assert!(stats.prometheus().contains("envoy_cluster_b_upstream_rq_time_count{} 0\n"));
+        stats.remove_cluster("b");
+        assert_eq!(stats.text(), "access.total: 2\nserver.state: 1\n");
     }
 }

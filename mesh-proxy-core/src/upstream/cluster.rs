@@ -21,78 +21,12 @@ use super::{
 };
 use crate::{
     config::{Cluster, Discovery, Endpoint, LbPolicy, LoadAssignment, Locality, TransportSocket},
-    telemetry::{Counter, Gauge, Histogram, Stats},
+    telemetry::{ClusterStats, Stats},
     worker::Worker,
 };
 
 /// Draws before a host is taken whatever its ramp says: with a smallest share of 10 % one in 30 gets there.
 const SLOW_START_DRAWS: u32 = 32;
-
-/// Statistics of a cluster, resolved once.
-#[derive(Debug)]
-pub(crate) struct ClusterStats {
-    pub(crate) cx_total: Arc<Counter>,
-    pub(crate) cx_active: Arc<Gauge>,
-    pub(crate) cx_connect_fail: Arc<Counter>,
-    pub(crate) cx_connect_timeout: Arc<Counter>,
-    pub(crate) cx_overflow: Arc<Counter>,
-    pub(crate) cx_destroy: Arc<Counter>,
-    pub(crate) ssl_fail: Arc<Counter>,
-    pub(crate) ssl_handshake: Arc<Counter>,
-    pub(crate) rq_total: Arc<Counter>,
-    pub(crate) rq_active: Arc<Gauge>,
-    pub(crate) rq_pending_overflow: Arc<Counter>,
-    pub(crate) rq_timeout: Arc<Counter>,
-    pub(crate) rq_per_try_timeout: Arc<Counter>,
-    pub(crate) rq_retry: Arc<Counter>,
-    pub(crate) rq_retry_success: Arc<Counter>,
-    pub(crate) rq_retry_limit_exceeded: Arc<Counter>,
-    pub(crate) rq_retry_overflow: Arc<Counter>,
-    pub(crate) rq_xx: [Arc<Counter>; 5],
-    pub(crate) rq_completed: Arc<Counter>,
-    pub(crate) rq_time: Arc<Histogram>,
-    pub(crate) cx_none_healthy: Arc<Counter>,
-    pub(crate) membership_total: Arc<Gauge>,
-    pub(crate) membership_healthy: Arc<Gauge>,
-    pub(crate) outlier_ejections: Arc<Counter>,
-    pub(crate) outlier_active: Arc<Gauge>,
-    pub(crate) outlier_overflow: Arc<Counter>,
-}
-
-impl ClusterStats {
-    fn new(stats: &Stats, name: &str) -> Self {
-        let counter = |tail: &str| stats.counter(&format!("cluster.{name}.{tail}"));
-        let gauge = |tail: &str| stats.gauge(&format!("cluster.{name}.{tail}"));
-        Self {
-            cx_total: counter("upstream_cx_total"),
-            cx_active: gauge("upstream_cx_active"),
-            cx_connect_fail: counter("upstream_cx_connect_fail"),
-            cx_connect_timeout: counter("upstream_cx_connect_timeout"),
-            cx_overflow: counter("upstream_cx_overflow"),
-            cx_destroy: counter("upstream_cx_destroy"),
-            ssl_fail: counter("ssl.connection_error"),
-            ssl_handshake: counter("ssl.handshake"),
-            rq_total: counter("upstream_rq_total"),
-            rq_active: gauge("upstream_rq_active"),
-            rq_pending_overflow: counter("upstream_rq_pending_overflow"),
-            rq_timeout: counter("upstream_rq_timeout"),
-            rq_per_try_timeout: counter("upstream_rq_per_try_timeout"),
-            rq_retry: counter("upstream_rq_retry"),
-            rq_retry_success: counter("upstream_rq_retry_success"),
-            rq_retry_limit_exceeded: counter("upstream_rq_retry_limit_exceeded"),
-            rq_retry_overflow: counter("upstream_rq_retry_overflow"),
-            rq_xx: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| counter(&format!("upstream_rq_{class}"))),
-            rq_completed: counter("upstream_rq_completed"),
-            rq_time: stats.histogram(&format!("cluster.{name}.upstream_rq_time")),
-            cx_none_healthy: counter("upstream_cx_none_healthy"),
-            membership_total: gauge("membership_total"),
-            membership_healthy: gauge("membership_healthy"),
-            outlier_ejections: counter("outlier_detection.ejections_enforced_total"),
-            outlier_active: gauge("outlier_detection.ejections_active"),
-            outlier_overflow: counter("outlier_detection.ejections_overflow"),
-        }
-    }
-}
 
 /// A cluster with its hosts.
 #[derive(Debug)]
@@ -100,7 +34,7 @@ pub(crate) struct ClusterRuntime {
     /// Unique in this process; a cheap key for caches.
     pub(crate) id: u64,
     pub(crate) config: Arc<Cluster>,
-    pub(crate) stats: ClusterStats,
+    pub(crate) stats: Arc<ClusterStats>,
     pub(crate) breakers: Breakers,
     /// EDS or DNS has answered (or nothing is needed).
     pub(crate) warm: AtomicBool,
@@ -142,7 +76,7 @@ impl ClusterRuntime {
     /// A cluster without hosts. One that replaces another goes on with its clock, on which ejections and slow starts of
     /// the hosts that stay are measured.
     pub(crate) fn new(config: Arc<Cluster>, old: Option<&Self>, stats: &Stats) -> Self {
-        let cluster_stats = ClusterStats::new(stats, config.stat_name());
+        let cluster_stats = stats.cluster(config.stat_name());
         Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             warm: AtomicBool::new(!matches!(

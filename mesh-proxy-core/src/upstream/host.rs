@@ -11,7 +11,7 @@ use std::{
 use super::pool::WorkerPool;
 use crate::{
     config::{Endpoint, Locality, TransportSocket},
-    telemetry::Gauge,
+    telemetry::ClusterStats,
 };
 
 /// An endpoint. Lives as long as its cluster lists it or a request or connection uses it.
@@ -94,21 +94,21 @@ impl Host {
 #[derive(Debug)]
 pub(crate) struct ActiveRequest {
     host: Arc<Host>,
-    gauge: Arc<Gauge>,
+    stats: Arc<ClusterStats>,
 }
 
 impl ActiveRequest {
-    pub(crate) fn new(host: &Arc<Host>, gauge: &Arc<Gauge>) -> Self {
+    pub(crate) fn new(host: &Arc<Host>, stats: &Arc<ClusterStats>) -> Self {
         host.rq_active.fetch_add(1, Relaxed);
         host.rq_total.fetch_add(1, Relaxed);
-        gauge.inc();
-        Self { host: Arc::clone(host), gauge: Arc::clone(gauge) }
+        stats.rq_active.inc();
+        Self { host: Arc::clone(host), stats: Arc::clone(stats) }
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.host.rq_active.fetch_sub(1, Relaxed);
-        self.gauge.dec();
+        self.stats.rq_active.dec();
     }
 }

@@ -79,7 +79,7 @@ impl ClusterManager {
         let _serialised = self.assignments();
         let Some(gone) = self.change(|table| table.remove(name)) else { return false };
         gone.retire();
-        stats.remove_prefix(&format!("cluster.{}.", gone.config.stat_name()));
+        stats.remove_cluster(gone.config.stat_name());
         true
     }
 

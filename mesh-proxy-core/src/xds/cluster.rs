@@ -1,28 +1,25 @@
 //! Clusters.
 
+mod http_options;
+mod load_balancing;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use mesh_xds::pb::envoy::{
-    config::{cluster::v3 as pb, core::v3 as core},
-    extensions::upstreams::http::v3 as upstream_http,
-    r#type::v3::Percent,
-};
-use pb::cluster::{
-    ClusterDiscoveryType, ClusterProtocolSelection, DiscoveryType, DnsLookupFamily, LbConfig,
-    LbPolicy as WireLb,
-};
+use http_options::{http_options, server_names};
+use load_balancing::{lb, slow_start};
+use mesh_xds::pb::envoy::config::{cluster::v3 as pb, core::v3 as core};
+use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbConfig};
 use prost_types::value::Kind;
 
 use super::{
     At, Result,
     audit::{fields, refuse},
-    decode_if, duration, endpoint, limit, limit_or, missing, port, strings, tls, type_name, unsupported,
+    duration, endpoint, limit, missing, port, strings, tls, unsupported,
 };
 use crate::{
     config::{
-        CircuitBreakers, Cluster, ClusterService, Discovery, DnsFamily, HashFunction, LbPolicy,
-        OutlierDetection, RetryBudget, SlowStart, TcpKeepalive, TransportSocket, TransportSocketMatch,
-        UpstreamProtocol,
+        CircuitBreakers, Cluster, ClusterService, Discovery, DnsFamily, OutlierDetection, RetryBudget,
+        TcpKeepalive, TransportSocket, TransportSocketMatch,
     },
     error::ConfigError,
 };
@@ -207,215 +204,6 @@ fn discovery(message: &pb::Cluster) -> Result<Discovery> {
     })
 }
 
-fn lb(message: &pb::Cluster) -> Result<LbPolicy> {
-    if let Some(policy) = &message.load_balancing_policy {
-        return typed_lb(policy).map(|(lb, _)| lb).at("load_balancing_policy");
-    }
-    if let Some(LbConfig::LeastRequestLbConfig(config)) = &message.lb_config {
-        fields!(config => pb::cluster::LeastRequestLbConfig {
-            obeyed: [choice_count, slow_start_config],
-            refused: [active_request_bias],
-        });
-    }
-    Ok(match message.lb_policy() {
-        WireLb::RoundRobin => LbPolicy::RoundRobin,
-        WireLb::LeastRequest => LbPolicy::LeastRequest {
-            choices: match &message.lb_config {
-                Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count.unwrap_or(2).max(2),
-                _ => 2,
-            },
-        },
-        WireLb::Random => LbPolicy::Random,
-        WireLb::RingHash => {
-            let config = match &message.lb_config {
-                Some(LbConfig::RingHashLbConfig(config)) => Some(config),
-                _ => None,
-            };
-            let murmur = pb::cluster::ring_hash_lb_config::HashFunction::MurmurHash2 as i32;
-            LbPolicy::RingHash {
-                min: config.and_then(|c| c.minimum_ring_size).unwrap_or(1024),
-                max: config.and_then(|c| c.maximum_ring_size).unwrap_or(8 * 1024 * 1024),
-                function: match config {
-                    Some(c) if c.hash_function == murmur => HashFunction::Murmur2,
-                    _ => HashFunction::XxHash,
-                },
-            }
-        }
-        WireLb::Maglev => LbPolicy::Maglev {
-            table_size: match &message.lb_config {
-                Some(LbConfig::MaglevLbConfig(config)) => config.table_size.unwrap_or(65_537),
-                _ => 65_537,
-            },
-        },
-        WireLb::ClusterProvided => LbPolicy::ClusterProvided,
-        other => return Err(unsupported("lb_policy", other.as_str_name())),
-    })
-}
-
-/// The newer form: the first policy that is known here, and its slow start.
-fn typed_lb(message: &pb::LoadBalancingPolicy) -> Result<(LbPolicy, Option<SlowStart>)> {
-    use mesh_xds::pb::envoy::extensions::load_balancing_policies as lb;
-    for policy in &message.policies {
-        let any = policy.typed_extension_config.as_ref().and_then(|e| e.typed_config.as_ref());
-        let Some(any) = any else { continue };
-        if let Some(config) = decode_if::<lb::least_request::v3::LeastRequest>(any)? {
-            fields!(&config => lb::least_request::v3::LeastRequest {
-                obeyed: [choice_count, slow_start_config],
-                refused: [active_request_bias, locality_lb_config, enable_full_scan, selection_method],
-            });
-            let choices = config.choice_count.unwrap_or(2).max(2);
-            let ramp = config.slow_start_config.as_ref().map(typed_ramp).transpose()?;
-            return Ok((LbPolicy::LeastRequest { choices }, ramp.flatten()));
-        }
-        if let Some(config) = decode_if::<lb::round_robin::v3::RoundRobin>(any)? {
-            fields!(&config => lb::round_robin::v3::RoundRobin {
-                obeyed: [slow_start_config],
-                refused: [locality_lb_config],
-            });
-            let ramp = config.slow_start_config.as_ref().map(typed_ramp).transpose()?;
-            return Ok((LbPolicy::RoundRobin, ramp.flatten()));
-        }
-        match type_name(any) {
-            "envoy.extensions.load_balancing_policies.random.v3.Random" => {
-                return Ok((LbPolicy::Random, None));
-            }
-            "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided" => {
-                return Ok((LbPolicy::ClusterProvided, None));
-            }
-            _ => {}
-        }
-    }
-    Err(unsupported("policies", "none of these policies"))
-}
-
-/// Server names that follow the request (`auto_sni`, `auto_san_validation`) count for every transport.
-fn server_names(cluster: &mut Cluster, message: &core::UpstreamHttpProtocolOptions) -> Result<()> {
-    fields!(message => core::UpstreamHttpProtocolOptions {
-        obeyed: [auto_sni, auto_san_validation],
-        refused: [override_auto_sni_header],
-    });
-    let others = cluster.transport_matches.iter_mut().map(|m| &mut m.socket);
-    for socket in others.chain([&mut cluster.transport]) {
-        if let TransportSocket::Tls(tls) = socket {
-            let tls = Arc::make_mut(tls);
-            tls.auto_sni |= message.auto_sni;
-            tls.auto_san_validation |= message.auto_san_validation;
-        }
-    }
-    Ok(())
-}
-
-struct HttpOptions {
-    protocol: UpstreamProtocol,
-    idle_timeout: Option<Duration>,
-    max_requests: Option<u32>,
-    max_streams: Option<u32>,
-    max_connection_duration: Option<Duration>,
-    stream_window: Option<u32>,
-    connection_window: Option<u32>,
-    names: Option<core::UpstreamHttpProtocolOptions>,
-}
-
-/// What both forms have in common.
-fn common_http(message: Option<&core::HttpProtocolOptions>) -> Result<HttpOptions> {
-    if let Some(message) = message {
-        fields!(message => core::HttpProtocolOptions {
-            obeyed: [idle_timeout, max_connection_duration, max_requests_per_connection],
-            refused: [
-                max_headers_count, max_stream_duration, headers_with_underscores_action, max_response_headers_kb,
-            ],
-        });
-    }
-    let hour = Some(Duration::from_secs(3600));
-    Ok(HttpOptions {
-        protocol: UpstreamProtocol::Http1,
-        idle_timeout: limit_or("idle_timeout", message.and_then(|c| c.idle_timeout.as_ref()), hour)?,
-        max_requests: message.and_then(|c| c.max_requests_per_connection),
-        max_connection_duration: limit(
-            "max_connection_duration",
-            message.and_then(|c| c.max_connection_duration.as_ref()),
-        )?,
-        max_streams: None,
-        stream_window: None,
-        connection_window: None,
-        names: None,
-    })
-}
-
-impl HttpOptions {
-    fn http2(&mut self, message: Option<&core::Http2ProtocolOptions>) -> Result<()> {
-        let Some(message) = message else { return Ok(()) };
-        super::http::http2_options(message).at("http2_protocol_options")?;
-        self.max_streams = message.max_concurrent_streams;
-        self.stream_window = message.initial_stream_window_size;
-        self.connection_window = message.initial_connection_window_size;
-        Ok(())
-    }
-}
-
-#[allow(deprecated, reason = "old forms are still on the wire")]
-fn http_options(message: &pb::Cluster) -> Result<HttpOptions> {
-    use upstream_http::http_protocol_options::{
-        UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
-    };
-    const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    let Some(any) = message.typed_extension_protocol_options.get(KEY) else {
-        let mut options = common_http(message.common_http_protocol_options.as_ref())?;
-        let http2 = message.http2_protocol_options.as_ref();
-        options.http2(http2)?;
-        options.names.clone_from(&message.upstream_http_protocol_options);
-        options.protocol = match message.protocol_selection() {
-            ClusterProtocolSelection::UseDownstreamProtocol => UpstreamProtocol::Downstream,
-            ClusterProtocolSelection::UseConfiguredProtocol if http2.is_some() => UpstreamProtocol::Http2,
-            ClusterProtocolSelection::UseConfiguredProtocol => UpstreamProtocol::Http1,
-        };
-        return Ok(options);
-    };
-    let given = decode_if::<upstream_http::HttpProtocolOptions>(any)?
-        .ok_or_else(|| unsupported("typed_extension_protocol_options", type_name(any)))?;
-    fields!(&given => upstream_http::HttpProtocolOptions {
-        obeyed: [
-            common_http_protocol_options, upstream_http_protocol_options, http_filters, upstream_protocol_options,
-        ],
-        refused: [header_validation_config, outlier_detection, request_mirror_policies, hash_policy, retry_policy],
-    });
-    if given.http_filters.iter().any(|f| f.name != "envoy.filters.http.upstream_codec") {
-        return Err(unsupported("http_filters", "upstream HTTP filters"));
-    }
-    let mut options = common_http(given.common_http_protocol_options.as_ref())?;
-    options.names = given.upstream_http_protocol_options;
-    options.protocol = match &given.upstream_protocol_options {
-        None => UpstreamProtocol::Http1,
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match &explicit.protocol_config {
-            None => UpstreamProtocol::Http1,
-            Some(ProtocolConfig::HttpProtocolOptions(http1)) => {
-                super::http::http1_options(http1).at("explicit_http_config")?;
-                UpstreamProtocol::Http1
-            }
-            Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
-                options.http2(Some(http2)).at("explicit_http_config")?;
-                UpstreamProtocol::Http2
-            }
-            Some(_) => return Err(unsupported("explicit_http_config", "HTTP/3")),
-        },
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
-            fields!(config => upstream_http::http_protocol_options::UseDownstreamHttpConfig {
-                obeyed: [http_protocol_options, http2_protocol_options],
-                refused: [http3_protocol_options],
-            });
-            if let Some(http1) = &config.http_protocol_options {
-                super::http::http1_options(http1).at("use_downstream_protocol_config")?;
-            }
-            options.http2(config.http2_protocol_options.as_ref()).at("use_downstream_protocol_config")?;
-            UpstreamProtocol::Downstream
-        }
-        Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-            return Err(unsupported("auto_config", "HTTP by ALPN"));
-        }
-    };
-    Ok(options)
-}
-
 fn transport_match(message: &pb::cluster::TransportSocketMatch) -> Result<TransportSocketMatch> {
     let socket = match &message.transport_socket {
         Some(socket) => tls::upstream(socket).at("transport_socket")?,
@@ -524,43 +312,6 @@ fn outlier_detection(message: &pb::OutlierDetection) -> Result<OutlierDetection>
         max_ejection_time: most.unwrap_or(defaults.max_ejection_time).max(base),
         max_ejection_percent: message.max_ejection_percent.unwrap_or(defaults.max_ejection_percent).min(100),
     })
-}
-
-fn slow_start(message: &pb::Cluster) -> Result<Option<SlowStart>> {
-    if let Some(policy) = &message.load_balancing_policy {
-        return typed_lb(policy).map(|(_, ramp)| ramp).at("load_balancing_policy");
-    }
-    let config = match &message.lb_config {
-        Some(LbConfig::LeastRequestLbConfig(config)) => config.slow_start_config.as_ref(),
-        Some(LbConfig::RoundRobinLbConfig(config)) => config.slow_start_config.as_ref(),
-        _ => None,
-    };
-    let Some(config) = config else { return Ok(None) };
-    ramp(config.slow_start_window.as_ref(), config.aggression.as_ref(), config.min_weight_percent.as_ref())
-}
-
-fn typed_ramp(
-    config: &mesh_xds::pb::envoy::extensions::load_balancing_policies::common::v3::SlowStartConfig,
-) -> Result<Option<SlowStart>> {
-    ramp(config.slow_start_window.as_ref(), config.aggression.as_ref(), config.min_weight_percent.as_ref())
-}
-
-fn ramp(
-    window: Option<&prost_types::Duration>,
-    aggression: Option<&core::RuntimeDouble>,
-    min_percent: Option<&Percent>,
-) -> Result<Option<SlowStart>> {
-    let Some(window) = limit("slow_start_window", window)? else { return Ok(None) };
-    let aggression = aggression.map_or(1.0, |a| a.default_value);
-    if aggression.is_nan() || aggression <= 0.0 {
-        return Err(ConfigError::invalid("slow_start_config.aggression", aggression, "must be above 0"));
-    }
-    let min_percent = min_percent.map_or(10.0, |p| p.value);
-    if !(0.0..=100.0).contains(&min_percent) {
-        let field = "slow_start_config.min_weight_percent";
-        return Err(ConfigError::invalid(field, min_percent, "a percentage is from 0 to 100"));
-    }
-    Ok(Some(SlowStart { window, aggression, min_percent }))
 }
 
 fn bind_addresses(message: &core::BindConfig) -> Result<Vec<IpAddr>> {

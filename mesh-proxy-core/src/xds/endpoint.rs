@@ -44,12 +44,14 @@ fn locality(message: &pb::LocalityLbEndpoints) -> Result<LocalityEndpoints> {
         zone: l.zone.as_str().into(),
         sub_zone: l.sub_zone.as_str().into(),
     });
-    let endpoints = message
-        .lb_endpoints
-        .iter()
-        .enumerate()
-        .map(|(i, m)| endpoint(m).at(format!("lb_endpoints[{i}]")))
-        .collect::<Result<_>>()?;
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(message.lb_endpoints.len());
+    for (i, message) in message.lb_endpoints.iter().enumerate() {
+        let mut next = endpoint(message).at(format!("lb_endpoints[{i}]"))?;
+        if let Some(alike) = endpoints.last().filter(|last| last.transport_match == next.transport_match) {
+            next.transport_match = alike.transport_match.clone();
+        }
+        endpoints.push(next);
+    }
     Ok(LocalityEndpoints {
         locality: place,
         weight: message.load_balancing_weight.unwrap_or(1),
@@ -82,7 +84,7 @@ fn endpoint(message: &pb::LbEndpoint) -> Result<Endpoint> {
         hostname: inner.hostname.as_str().into(),
         health,
         weight: message.load_balancing_weight.unwrap_or(1),
-        transport_match: metadata("envoy.transport_socket_match").unwrap_or_default(),
+        transport_match: metadata("envoy.transport_socket_match").unwrap_or_default().into(),
         workload: metadata("istio").and_then(|m| m.get("workload").map(|w| w.as_str().into())),
     })
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::agent::SharedAgent;
 use crate::http::{Call, Reply, json, reply, text};
@@ -31,22 +31,30 @@ pub(super) fn stats(agent: &SharedAgent, call: &Call) -> Reply {
         .stats()
         .gauge("server.uptime")
         .set(i64::try_from(agent.started.elapsed().as_secs()).unwrap_or(0));
-    let values = agent.handle.stats().values().into_iter().filter(|(name, value)| {
-        (!used_only || *value != 0) && filter.as_ref().is_none_or(|filter| filter.is_match(name))
-    });
+    let wanted = |name: &str, value: i64| {
+        (!used_only || value != 0) && filter.as_ref().is_none_or(|filter| filter.is_match(name))
+    };
     match format.as_str() {
         "json" => {
-            let values: Vec<Value> =
-                values.map(|(name, value)| json!({ "name": &*name, "value": value })).collect();
+            let mut values = Vec::new();
+            each(agent, wanted, |name, value| values.push(json!({ "name": name, "value": value })));
             json(format!("{}\n", json!({ "stats": values })))
         }
         "" | "text" => {
             let mut out = String::new();
-            for (name, value) in values {
+            each(agent, wanted, |name, value| {
                 let _infallible = writeln!(out, "{name}: {value}");
-            }
+            });
             text(StatusCode::OK, out)
         }
         other => text(StatusCode::BAD_REQUEST, format!("format {other:?} is not json, text or prometheus\n")),
     }
+}
+
+/// Counters and gauges that are wanted.
+fn each(agent: &SharedAgent, wanted: impl Fn(&str, i64) -> bool, mut visit: impl FnMut(&str, i64)) {
+    agent.handle.stats().visit(|name, sample| match sample.number() {
+        Some(value) if wanted(name, value) => visit(name, value),
+        _ => {}
+    });
 }
