@@ -1,18 +1,54 @@
-//! Resources into the data path: decode, convert, apply, remember. What is refused leaves its last good form serving.
+//! Resources into the data path: convert, apply, remember. What is refused leaves its last good form serving.
 
 use mesh_proxy_core::Handle;
 use mesh_proxy_core::config::{Cluster, Listener, LoadAssignment, RouteConfiguration};
+use mesh_xds::TypeUrl;
 use mesh_xds::pb::envoy::config::cluster::v3 as cluster;
 use mesh_xds::pb::envoy::config::endpoint::v3 as endpoint;
 use mesh_xds::pb::envoy::config::listener::v3 as listener;
 use mesh_xds::pb::envoy::config::route::v3 as route;
-use mesh_xds::resource::decode;
-use mesh_xds::{Any, TypeUrl};
+use mesh_xds::resource::Resource;
 
 use crate::resources::{Origin, Resources};
 
-/// The types that the data path runs on, in the order in which they are applied.
-pub const TYPES: [TypeUrl; 4] = [TypeUrl::CLUSTER, TypeUrl::ENDPOINTS, TypeUrl::LISTENER, TypeUrl::ROUTE];
+/// A resource that the data path runs on.
+pub trait Applicable: Resource {
+    /// Converts and applies; gives back what is wrong with parts of it that is in force all the same.
+    ///
+    /// # Errors
+    /// It cannot be converted or applied.
+    fn apply_to(&self, handle: &Handle) -> Result<Vec<String>, String>;
+}
+
+impl Applicable for cluster::Cluster {
+    fn apply_to(&self, handle: &Handle) -> Result<Vec<String>, String> {
+        handle.apply_cluster(Cluster::try_from(self).map_err(text)?).map_err(text)?;
+        Ok(Vec::new())
+    }
+}
+
+impl Applicable for endpoint::ClusterLoadAssignment {
+    fn apply_to(&self, handle: &Handle) -> Result<Vec<String>, String> {
+        handle.apply_endpoints(LoadAssignment::try_from(self).map_err(text)?).map_err(text)?;
+        Ok(Vec::new())
+    }
+}
+
+impl Applicable for listener::Listener {
+    fn apply_to(&self, handle: &Handle) -> Result<Vec<String>, String> {
+        handle.apply_listener(Listener::try_from(self).map_err(text)?).map_err(text)?;
+        Ok(Vec::new())
+    }
+}
+
+impl Applicable for route::RouteConfiguration {
+    fn apply_to(&self, handle: &Handle) -> Result<Vec<String>, String> {
+        let routes = RouteConfiguration::try_from(self).map_err(text)?;
+        let invalid = routes.invalid_routes();
+        handle.apply_routes(routes).map_err(text)?;
+        Ok(invalid)
+    }
+}
 
 /// Applies one resource and remembers it. The error is what a NACK says about it.
 ///
@@ -20,28 +56,27 @@ pub const TYPES: [TypeUrl; 4] = [TypeUrl::CLUSTER, TypeUrl::ENDPOINTS, TypeUrl::
 /// so that the control plane hears of it.
 ///
 /// # Errors
-/// The resource cannot be decoded, converted or applied.
-pub fn apply(
+/// The resource cannot be converted or applied.
+pub fn apply<T: Applicable>(
     handle: &Handle,
     resources: &Resources,
-    kind: &TypeUrl,
-    name: &str,
-    version: &str,
-    any: &Any,
+    message: &T,
     origin: Origin,
 ) -> Result<(), String> {
-    match convert(handle, kind, any) {
-        Ok(Applied::Whole) => {
-            resources.accept(kind, name, version, any.clone(), origin);
+    let (name, any) = (message.resource_name(), message.to_any());
+    match message.apply_to(handle) {
+        Ok(invalid) if invalid.is_empty() => {
+            resources.accept(&T::TYPE, &name, any, origin);
             Ok(())
         }
-        Ok(Applied::InPart(problems)) => {
-            resources.accept(kind, name, version, any.clone(), origin);
-            resources.refuse(kind, name, version, any.clone(), problems.clone());
+        Ok(invalid) => {
+            let problems = invalid.join("; ");
+            resources.accept(&T::TYPE, &name, any.clone(), origin);
+            resources.refuse(&T::TYPE, &name, any, problems.clone());
             Err(problems)
         }
         Err(problem) => {
-            resources.refuse(kind, name, version, any.clone(), problem.clone());
+            resources.refuse(&T::TYPE, &name, any, problem.clone());
             Err(problem)
         }
     }
@@ -57,39 +92,6 @@ pub fn remove(handle: &Handle, resources: &Resources, kind: &TypeUrl, name: &str
         _ => false,
     };
     resources.remove(kind, name);
-}
-
-enum Applied {
-    Whole,
-    InPart(String),
-}
-
-fn convert(handle: &Handle, kind: &TypeUrl, any: &Any) -> Result<Applied, String> {
-    match kind {
-        k if *k == TypeUrl::CLUSTER => {
-            let message: cluster::Cluster = decode(any).map_err(text)?;
-            handle.apply_cluster(Cluster::try_from(&message).map_err(text)?).map_err(text)?;
-        }
-        k if *k == TypeUrl::ENDPOINTS => {
-            let message: endpoint::ClusterLoadAssignment = decode(any).map_err(text)?;
-            handle.apply_endpoints(LoadAssignment::try_from(&message).map_err(text)?).map_err(text)?;
-        }
-        k if *k == TypeUrl::LISTENER => {
-            let message: listener::Listener = decode(any).map_err(text)?;
-            handle.apply_listener(Listener::try_from(&message).map_err(text)?).map_err(text)?;
-        }
-        k if *k == TypeUrl::ROUTE => {
-            let message: route::RouteConfiguration = decode(any).map_err(text)?;
-            let routes = RouteConfiguration::try_from(&message).map_err(text)?;
-            let invalid = routes.invalid_routes();
-            handle.apply_routes(routes).map_err(text)?;
-            if !invalid.is_empty() {
-                return Ok(Applied::InPart(invalid.join("; ")));
-            }
-        }
-        other => return Err(format!("{other} is not used by this proxy")),
-    }
-    Ok(Applied::Whole)
 }
 
 fn text(error: impl ToString) -> String {

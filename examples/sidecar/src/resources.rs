@@ -18,8 +18,6 @@ pub enum Origin {
 /// A resource that was refused; the entry's accepted form, if any, still serves.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// The version that was refused.
-    pub version: String,
     /// What it was.
     pub resource: Any,
     /// Why.
@@ -31,7 +29,7 @@ pub struct Refusal {
 /// An accepted resource.
 #[derive(Debug, Clone)]
 pub struct Accepted {
-    /// Its version.
+    /// Its version; empty until it is looked up for a dump.
     pub version: String,
     /// The resource.
     pub resource: Any,
@@ -58,8 +56,8 @@ pub struct Resources {
 
 impl Resources {
     /// Records that a resource is in force.
-    pub fn accept(&self, kind: &TypeUrl, name: &str, version: &str, resource: Any, origin: Origin) {
-        let accepted = Accepted { version: version.to_owned(), resource, at: SystemTime::now(), origin };
+    pub fn accept(&self, kind: &TypeUrl, name: &str, resource: Any, origin: Origin) {
+        let accepted = Accepted { version: String::new(), resource, at: SystemTime::now(), origin };
         self.with(|types| {
             types
                 .entry(kind.clone())
@@ -69,8 +67,8 @@ impl Resources {
     }
 
     /// Records that a resource was refused.
-    pub fn refuse(&self, kind: &TypeUrl, name: &str, version: &str, resource: Any, details: String) {
-        let refusal = Refusal { version: version.to_owned(), resource, details, at: SystemTime::now() };
+    pub fn refuse(&self, kind: &TypeUrl, name: &str, resource: Any, details: String) {
+        let refusal = Refusal { resource, details, at: SystemTime::now() };
         self.with(|types| {
             types.entry(kind.clone()).or_default().entry(name.to_owned()).or_default().refusal =
                 Some(refusal);

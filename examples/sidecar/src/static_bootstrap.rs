@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use mesh_proxy_core::Handle;
 use mesh_xds::pb::envoy::config::bootstrap::v3::Bootstrap;
 use mesh_xds::pb::envoy::config::core::v3::{Address, address, socket_address::PortSpecifier};
-use mesh_xds::resource::Resource;
 use thiserror::Error;
 
-use crate::apply::apply;
+use crate::apply::{Applicable, apply};
 use crate::resources::{Origin, Resources};
 
 /// Why a bootstrap file cannot be run.
@@ -118,10 +117,13 @@ pub fn apply_all(
     Ok(())
 }
 
-fn apply_one<T: Resource>(handle: &Handle, resources: &Resources, message: &T) -> Result<(), BootstrapError> {
-    let name = message.resource_name().into_owned();
-    apply(handle, resources, &T::TYPE, &name, "", &message.to_any(), Origin::Static)
-        .map_err(|problem| BootstrapError::Resource { name, problem })
+fn apply_one<T: Applicable>(
+    handle: &Handle,
+    resources: &Resources,
+    message: &T,
+) -> Result<(), BootstrapError> {
+    apply(handle, resources, message, Origin::Static)
+        .map_err(|problem| BootstrapError::Resource { name: message.resource_name().into_owned(), problem })
 }
 
 #[cfg(test)]

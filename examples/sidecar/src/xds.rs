@@ -16,7 +16,7 @@ use mesh_xds::resource::Resource;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
 use crate::agent::SharedAgent;
-use crate::apply::{apply, remove};
+use crate::apply::{Applicable, apply, remove};
 use crate::control_plane::Connector;
 use crate::environment::Environment;
 use crate::resources::Origin;
@@ -168,7 +168,7 @@ fn judge<T: Resource, E: ToString>(
             let reason = error.to_string();
             agent.handle.stats().counter(&format!("{manager}.update_rejected")).inc();
             tracing::error!(kind, name = %name, reason, "refused, the last good version stays");
-            agent.resources.refuse(&T::TYPE, &name, "", message.to_any(), reason.clone());
+            agent.resources.refuse(&T::TYPE, &name, message.to_any(), reason.clone());
             Err(reason)
         }
     }
@@ -248,10 +248,9 @@ impl References {
 }
 
 /// Applies a resource that was accepted before; what still fails now (a port that is taken) is logged and dumped.
-fn put<T: Resource>(agent: &SharedAgent, message: &T) {
+fn put<T: Applicable>(agent: &SharedAgent, message: &T) {
     let name = message.resource_name();
-    let applied =
-        apply(&agent.handle, &agent.resources, &T::TYPE, &name, "", &message.to_any(), Origin::Dynamic);
+    let applied = apply(&agent.handle, &agent.resources, message, Origin::Dynamic);
     agent.life.note_applied(format!("{} {name}", T::TYPE.short()), applied.is_ok());
     if let Err(error) = applied {
         tracing::error!(kind = T::TYPE.short(), name = %name, error, "not applied");

@@ -57,7 +57,7 @@ fn error_state(refusal: Option<&Refusal>) -> Option<admin::UpdateFailureState> {
         failed_configuration: Some(refusal.resource.clone()),
         last_update_attempt: time(refusal.at),
         details: refusal.details.clone(),
-        version_info: refusal.version.clone(),
+        ..Default::default()
     })
 }
 
