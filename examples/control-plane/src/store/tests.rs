@@ -213,3 +213,12 @@ fn a_directory_that_vanishes_keeps_its_objects() {
     assert_eq!((state.objects.len(), state.rejected.len()), (1, 1));
     assert!(Path::new(&state.rejected[0].error.file).ends_with("config"));
 }
+
+#[test]
+fn pauses_between_looks_are_bounded() {
+    let ms = Duration::from_millis;
+    assert_eq!(pause_after(ms(100), ms(1)), ms(100), "a fast look");
+    assert_eq!(pause_after(ms(100), ms(20)), ms(400), "many files: a small share of a core");
+    assert_eq!(pause_after(ms(100), ms(3000)), ms(500), "a look that was kept from the processor");
+    assert_eq!(pause_after(ms(900), ms(3000)), ms(900));
+}

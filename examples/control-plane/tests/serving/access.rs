@@ -10,7 +10,7 @@ use mesh_identity::{Identity, SpiffeId, TrustDomain, WallClock};
 use mesh_xds::client::AdsClient;
 use tonic::Code;
 
-use crate::fixture::{DEADLINE, Fixture, accept};
+use crate::fixture::{DEADLINE, Fixture, World, accept, node};
 
 /// The status with which the server ends the client's stream.
 async fn refusal(client: &AdsClient) -> String {
@@ -52,12 +52,36 @@ async fn strangers_and_impostors_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_ca_signs_for_the_caller_whatever_the_request_says() {
+async fn a_request_for_another_identity_is_refused() {
     let fixture = Fixture::start().await;
     // The request asks for `admin`; the token is `client`'s.
-    let identity = fixture.certificate("admin", fixture.token("client", "istio-ca")).await.expect("an SVID");
+    match fixture.certificate("admin", fixture.token("client", "istio-ca")).await {
+        Err(IstioCaError::Refused { status }) => assert_eq!(status.code(), Code::PermissionDenied),
+        other => panic!("{other:?}"),
+    }
+    let identity = fixture.certificate("client", fixture.token("client", "istio-ca")).await.expect("an SVID");
     let id = identity.current().id().map(ToString::to_string);
     assert_eq!(id.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/client"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plaintext_is_off_unless_asked_for_and_then_on_loopback_only() {
+    let quiet = Fixture::start().await;
+    assert_eq!(quiet.control().addresses().plaintext, None);
+    drop(quiet);
+
+    let fixture = Fixture::start_with(|config| {
+        config.listen = [0, 0, 0, 0].into();
+        config.plaintext_port = Some(0);
+    })
+    .await;
+    let plaintext = fixture.control().addresses().plaintext.expect("asked for");
+    assert!(plaintext.ip().is_loopback(), "{plaintext}");
+    let client = AdsClient::builder(node("client", "client")).server(format!("http://{plaintext}"));
+    let client = client.start().expect("a client");
+    let mut configuration = client.configuration(accept);
+    let mut world = World::default();
+    world.until(&mut configuration, "a configuration without TLS", |w| !w.weights().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
