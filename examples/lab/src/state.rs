@@ -24,11 +24,8 @@ impl StateDir {
     pub(crate) fn create(runtime: &Path) -> Result<Self> {
         private_dir(runtime)?;
         // Between making a folder and locking it nobody may clean; the guard is released on return.
-        let guard = open_lock(&runtime.join("lock"))?;
-        guard.lock().during("lock the runtime directory")?;
-        for dead in folders(runtime)?.into_iter().filter(|path| !is_locked(path)) {
-            fs::remove_dir_all(&dead).during(format!("remove what a dead lab left in {}", dead.display()))?;
-        }
+        let _guard = guard(runtime)?;
+        clean(runtime)?;
         let pid = std::process::id();
         let path = (0_u32..)
             .map(|number| runtime.join(format!("lab-{pid}-{number}")))
@@ -54,10 +51,28 @@ impl StateDir {
         &self.path
     }
 
-    /// Removes the folder: the orderly end.
+    /// Removes the folder: the orderly end. With it goes what a killed lab left that was still dying at the beginning.
     pub(crate) fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.path).during(format!("remove {}", self.path.display()))
+        fs::remove_dir_all(&self.path).during(format!("remove {}", self.path.display()))?;
+        let Some(runtime) = self.path.parent() else { return Ok(()) };
+        let _guard = guard(runtime)?;
+        clean(runtime)
     }
+}
+
+/// Holds off everybody else who makes or cleans folders, until the value is dropped.
+fn guard(runtime: &Path) -> Result<File> {
+    let guard = open_lock(&runtime.join("lock"))?;
+    guard.lock().during("lock the runtime directory")?;
+    Ok(guard)
+}
+
+/// Removes the folders of dead labs.
+fn clean(runtime: &Path) -> Result<()> {
+    for dead in folders(runtime)?.into_iter().filter(|path| !is_locked(path)) {
+        fs::remove_dir_all(&dead).during(format!("remove what a dead lab left in {}", dead.display()))?;
+    }
+    Ok(())
 }
 
 /// Folders of labs that live now.
@@ -189,6 +204,18 @@ mod tests {
         assert!(elsewhere.path().exists() && runtime.path().join("lab-7-0").is_symlink());
         assert!(!runtime.path().join("lab-9-0").exists(), "a dead lab's, cut short before it was locked");
         lab.remove().unwrap();
+    }
+
+    #[test]
+    fn one_that_was_still_dying_is_cleaned_at_the_end() {
+        let runtime = tempfile::tempdir().unwrap();
+        let dying = StateDir::create(runtime.path()).unwrap();
+        let lab = StateDir::create(runtime.path()).unwrap();
+        let left = dying.path().to_owned();
+        drop(dying);
+        assert!(left.exists());
+        lab.remove().unwrap();
+        assert!(!left.exists());
     }
 
     #[test]

@@ -53,6 +53,11 @@ pub(crate) fn edits_are_followed_and_mistakes_survived() -> Checked {
     contains(&lab.said(), "no longer: ")?;
     fs::remove_file(path("two.yaml"))?;
     wait_for("two is gone", || lab.line("default/two").is_empty())?;
+    // Nor is anything left of it where a control plane would look.
+    let status = lab.folders().pop().ok_or("no folder")?.join("status");
+    if status.join("Pod.default.two.yaml").exists() || !status.join("Pod.default.three.yaml").exists() {
+        return Err(format!("{:?}", fs::read_dir(status)?.flatten().collect::<Vec<_>>()).into());
+    }
 
     // A pod waits for its ConfigMap, and nobody waits for the pod.
     let waiting = pod("four", "fourth $LEVEL").replace(
