@@ -90,6 +90,17 @@ fn server(ca: &Ca, id: &str, app: SocketAddr, chains: Vec<FilterChain>) -> (Prox
 
 /// A client's sidecar that sends 10.0.0.1:9080 to `to`.
 fn client(ca: &Ca, to: SocketAddr, accepts: &[&str], protocol: UpstreamProtocol) -> (Proxy, SocketAddr) {
+    client_that(ca, to, accepts, protocol, ForwardClientCert::Sanitize)
+}
+
+/// One that treats what its application says about certificates in this way.
+fn client_that(
+    ca: &Ca,
+    to: SocketAddr,
+    accepts: &[&str],
+    protocol: UpstreamProtocol,
+    forward_client_cert: ForwardClientCert,
+) -> (Proxy, SocketAddr) {
     let vip: SocketAddr = "10.0.0.1:9080".parse().unwrap();
     let proxy = Proxy::builder()
         .on_current_runtime()
@@ -124,6 +135,7 @@ fn client(ca: &Ca, to: SocketAddr, accepts: &[&str], protocol: UpstreamProtocol)
     outbound.direction = Direction::Outbound;
     outbound.listener_filters.http_inspector = Some(Inspector::default());
     let mut manager = HttpConnectionManager::new("outbound", RouteSource::Rds("9080".into()));
+    manager.forward_client_cert = forward_client_cert;
     manager
         .filters
         .insert(0, HttpFilterConfig::new("istio.alpn", HttpFilterKind::AlpnOverride(AlpnOverride::istio())));
@@ -171,6 +183,42 @@ async fn plain_http_becomes_mutual_tls_and_back() {
     assert_eq!(session.peer_identity.as_deref(), Some(REVIEWS));
     let metrics = inbound.handle().prometheus();
     assert!(metrics.contains("connection_security_policy=\"mutual_tls\""), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_peer_is_not_believed_about_others() {
+    let ca = Ca::new();
+    let app = App::echo().await;
+    for (inbound, believed) in
+        [(ForwardClientCert::SanitizeSet, false), (ForwardClientCert::AppendForward, true)]
+    {
+        let mut chains = inbound_chains(app.address.port(), vec![], false);
+        for filter in chains.iter_mut().flat_map(|chain| &mut chain.filters) {
+            if let NetworkFilter::Http(manager) = filter {
+                manager.forward_client_cert = inbound;
+            }
+        }
+        let (_inbound, server) = server(&ca, REVIEWS, app.address, chains);
+        // A valid member of the mesh whose proxy hands on what it is told to.
+        let forger = ForwardClientCert::AlwaysForwardOnly;
+        let (_outbound, front) = client_that(&ca, server, &[REVIEWS], UpstreamProtocol::Http1, forger);
+        let response = Client::connect(front)
+            .await
+            .send(
+                "GET / HTTP/1.1\r\nhost: reviews\r\nx-forwarded-client-cert: By=a;URI=spiffe://forged\r\n\
+                 x-envoy-original-dst-host: 10.9.8.7:1\r\nconnection: keep-alive, x-secret\r\nx-secret: 1\r\n\
+                 keep-alive: timeout=5\r\nproxy-connection: keep-alive\r\nte: gzip\r\n\r\n",
+            )
+            .await;
+        assert_eq!(code(&response), 200, "{response:?}");
+        let seen = response.1.to_ascii_lowercase();
+        assert_eq!(seen.contains("forged"), believed, "{inbound:?}: {seen}");
+        assert_eq!(seen.matches("x-forwarded-client-cert:").count(), 1, "{seen}");
+        assert!(seen.contains(&format!("uri={CLIENT}")), "{seen}");
+        for gone in ["x-envoy-", "x-secret", "keep-alive", "proxy-connection", "\r\nte:", "\r\nconnection:"] {
+            assert!(!seen.contains(gone), "{gone:?} in {seen}");
+        }
+    }
 }
 
 #[tokio::test]

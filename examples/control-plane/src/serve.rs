@@ -196,7 +196,7 @@ impl ControlPlane {
             .optional_client_certificate()
             .alpn(["h2"])
             .build_incoming()?;
-        let certificates = IstioCaServer::new(trust.ca(), authenticators).into_service();
+        let certificates = IstioCaServer::new(trust.ca(), authenticators).own_names_only().into_service();
         let routes = ads.routes().add_service(certificates);
         let incoming = tls_incoming(xds, tls, IncomingOptions::default());
         let done = stopped(stop.clone());

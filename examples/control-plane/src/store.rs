@@ -24,8 +24,10 @@ use tokio::sync::watch;
 /// How often directories are looked at. A change in a directory that people edit is applied when two looks agree.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looking takes at most about one part in this many of a core, however many files there are.
+/// Looking takes at most about one part in this many of a core where there are many files,
 const MAX_SHARE: u32 = 20;
+/// but no pause is longer than this: a change in two looks, however busy the machine is.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the store reads.
 #[derive(Debug, Clone)]
@@ -94,7 +96,7 @@ pub async fn watch(mut store: Store, interval: Duration) -> watch::Receiver<Arc<
             })
             .await;
             store = returned;
-            pause = interval.max(started.elapsed() * MAX_SHARE);
+            pause = pause_after(interval, started.elapsed());
             if let Some(state) = state {
                 report(&sender.borrow(), &state);
                 sender.send_replace(state);
@@ -102,6 +104,12 @@ pub async fn watch(mut store: Store, interval: Duration) -> watch::Receiver<Arc<
         }
     });
     receiver
+}
+
+/// The pause after a look that took so long. The time is not only the look's own: on a busy machine most of it is
+/// waiting for a processor, and must not make the next look later still.
+fn pause_after(interval: Duration, look: Duration) -> Duration {
+    (look * MAX_SHARE).clamp(interval, interval.max(MAX_PAUSE))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

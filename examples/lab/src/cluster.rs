@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::error::{LabError, Result};
-use crate::objects::{self, Key, Objects};
+use crate::error::{During as _, LabError, Result};
+use crate::objects::{self, Directory, Key, Objects, When};
 use crate::state::{private_dir, write_atomically};
 
 /// Where everything of one lab lies.
@@ -71,7 +72,10 @@ pub(crate) struct Cluster {
 
 #[derive(Debug, Default)]
 struct Inner {
+    config: Directory,
     objects: Objects,
+    /// Counts changes of `objects`.
+    generation: u64,
     service_ips: BTreeMap<Key, Ipv4Addr>,
     used: BTreeSet<Ipv4Addr>,
     control_plane: Option<Ipv4Addr>,
@@ -80,16 +84,35 @@ struct Inner {
 impl Cluster {
     /// Reads the configuration directory and gives every service an address.
     pub(crate) fn open(paths: Paths) -> Result<(Self, Vec<LabError>)> {
-        let cluster = Self { paths, inner: Mutex::new(Inner::default()) };
+        let inner = Inner { config: Directory::new(paths.config.clone()), ..Inner::default() };
+        let cluster = Self { paths, inner: Mutex::new(inner) };
         let problems = cluster.reload()?;
         Ok((cluster, problems))
     }
 
-    /// Reads the configuration directory again; what could not be read is returned, its objects are kept out.
+    /// Reads the configuration directory again; what is wrong is returned, the last good version stays.
     pub(crate) fn reload(&self) -> Result<Vec<LabError>> {
-        let (objects, problems) = objects::load(&self.paths.config)?;
+        self.look(When::Now)
+    }
+
+    /// As [`reload`](Self::reload), where people edit meanwhile.
+    pub(crate) fn look(&self, when: When) -> Result<Vec<LabError>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.objects = objects;
+        let (objects, problems) = inner.config.read(when)?;
+        if objects != inner.objects {
+            inner.objects = objects;
+            inner.generation += 1;
+        }
+        let gone: Vec<Key> =
+            inner.service_ips.keys().filter(|key| !inner.objects.contains_key(*key)).cloned().collect();
+        for key in gone {
+            // Otherwise the control plane would go on seeing the service.
+            let path = self.paths.status.join(key.file_name());
+            fs::remove_file(&path).during(format!("remove {}", path.display()))?;
+            if let Some(ip) = inner.service_ips.remove(&key) {
+                inner.used.remove(&ip);
+            }
+        }
         let services: Vec<(Key, Value)> = inner
             .objects
             .iter()
@@ -118,6 +141,11 @@ impl Cluster {
     /// Makes `istiod.istio-system` resolve to the control plane's pod.
     pub(crate) fn set_control_plane(&self, ip: Ipv4Addr) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).control_plane = Some(ip);
+    }
+
+    /// Another number after each change of what people wrote.
+    pub(crate) fn generation(&self) -> u64 {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).generation
     }
 
     /// The pods that people want.
@@ -210,10 +238,10 @@ mod tests {
     fn services_get_addresses_and_names() {
         let state = tempfile::tempdir().unwrap();
         let config = state.path().join("config");
-        std::fs::create_dir(&config).unwrap();
+        fs::create_dir(&config).unwrap();
         let services = "kind: Service\nmetadata: {name: reviews, namespace: shop}\nspec: {ports: []}\n---\n\
                         kind: Service\nmetadata: {name: headless, namespace: shop}\nspec: {clusterIP: None}\n";
-        std::fs::write(config.join("services.yaml"), services).unwrap();
+        fs::write(config.join("services.yaml"), services).unwrap();
         let paths = Paths::create(state.path(), config).unwrap();
         let (cluster, problems) = Cluster::open(paths).unwrap();
         assert!(problems.is_empty());
@@ -230,20 +258,25 @@ mod tests {
         assert_eq!(status[&Key::new("Service", "shop", "reviews")]["spec"]["clusterIP"], "10.96.0.1");
         cluster.reload().unwrap();
         assert!(cluster.hosts("shop", "client", pod_ip).contains("10.96.0.1 reviews "), "addresses stay");
+        let before = cluster.generation();
+        fs::remove_file(cluster.paths.config.join("services.yaml")).unwrap();
+        cluster.reload().unwrap();
+        assert_eq!(cluster.generation(), before + 1);
+        assert!(!cluster.hosts("shop", "client", pod_ip).contains("reviews"));
+        assert!(objects::load(&cluster.paths.status).unwrap().0.is_empty(), "a deleted service is gone");
     }
 
     #[test]
     fn data_comes_from_people_or_from_the_control_plane() {
         let state = tempfile::tempdir().unwrap();
         let config = state.path().join("config");
-        std::fs::create_dir(&config).unwrap();
+        fs::create_dir(&config).unwrap();
         let secret = "kind: Secret\nmetadata: {name: s}\ndata: {a: aGk=}\nstringData: {b: plain}\n";
-        std::fs::write(config.join("s.yaml"), secret).unwrap();
+        fs::write(config.join("s.yaml"), secret).unwrap();
         let (cluster, _) = Cluster::open(Paths::create(state.path(), config).unwrap()).unwrap();
         let published = "kind: ConfigMap\nmetadata: {name: istio-ca-root-cert, namespace: shop}\n\
                          data: {root-cert.pem: PEM}\n";
-        std::fs::write(cluster.paths.publish.join("ConfigMap.shop.istio-ca-root-cert.yaml"), published)
-            .unwrap();
+        fs::write(cluster.paths.publish.join("ConfigMap.shop.istio-ca-root-cert.yaml"), published).unwrap();
         let secret = cluster.data("default", "Secret", "s").unwrap();
         assert_eq!((secret["a"].as_slice(), secret["b"].as_slice()), (&b"hi"[..], &b"plain"[..]));
         let root = cluster.data("shop", "ConfigMap", "istio-ca-root-cert").unwrap();

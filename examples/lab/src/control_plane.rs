@@ -1,6 +1,7 @@
 //! The control plane as a pod of its own: started, killed and started again at the same address.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use crate::tokens::ISSUER;
 
 const MONITORING_PORT: u16 = 15014;
 const CONTAINER: &str = "discovery";
+/// Where it sees people's directory.
+const CONFIG_MOUNT: &str = "/var/lib/mesh/config";
 /// Pause between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -87,6 +90,14 @@ impl ControlPlane {
         http::send(stream, Call::get(path)).await
     }
 
+    /// What people wrote that it does not apply: file, line, object, field and reason, and what serves instead.
+    pub(crate) async fn rejections(&self) -> Result<Vec<String>> {
+        // From inside its pod: its status is not for everybody on the network.
+        let Some(pod) = self.pod.lock().await.clone() else { return Ok(Vec::new()) };
+        let status = pod.local(MONITORING_PORT, Call::get("/debug/status")).await?.json("/debug/status")?;
+        Ok(rejections(&status, &self.cluster.paths.config))
+    }
+
     fn object(&self) -> Value {
         let paths = &self.cluster.paths;
         let mounts = [
@@ -107,7 +118,7 @@ impl ControlPlane {
             })
             .collect();
         let args = [
-            "--config-dir=/var/lib/mesh/config",
+            &format!("--config-dir={CONFIG_MOUNT}"),
             "--status-dir=/var/lib/mesh/status",
             "--publish-dir=/var/lib/mesh/publish",
             "--state-dir=/var/lib/mesh/state",
@@ -136,5 +147,52 @@ impl ControlPlane {
                 }],
             },
         })
+    }
+}
+
+/// The rejections of a status page, with the paths that people know.
+fn rejections(status: &Value, config: &Path) -> Vec<String> {
+    let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
+    let rejected = status["rejected"].as_array().into_iter().flatten();
+    rejected
+        .map(|rejection| {
+            let file = text(rejection, "file");
+            let file = match Path::new(&file).strip_prefix(CONFIG_MOUNT) {
+                Ok(below) => config.join(below).display().to_string(),
+                Err(_) => file,
+            };
+            format!(
+                "{file}:{}: {} {}/{}: {}: {} ({})",
+                rejection["line"],
+                text(rejection, "kind"),
+                text(rejection, "namespace"),
+                text(rejection, "name"),
+                text(rejection, "field"),
+                text(rejection, "message"),
+                text(rejection, "effect"),
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejections_name_the_file_as_people_know_it() {
+        let status = json!({ "rejected": [{
+            "file": "/var/lib/mesh/config/shop/routes.yaml", "line": 7, "kind": "VirtualService",
+            "namespace": "shop", "name": "reviews", "field": "spec.http[0].rout", "message": "unknown field",
+            "effect": "last good version serves",
+        }] });
+        assert_eq!(
+            rejections(&status, Path::new("/home/me/mesh")),
+            [
+                "/home/me/mesh/shop/routes.yaml:7: VirtualService shop/reviews: spec.http[0].rout: unknown field \
+              (last good version serves)"
+            ]
+        );
+        assert!(rejections(&json!({}), Path::new("/")).is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -12,7 +13,7 @@ use nix::unistd::Pid;
 use crate::error::{During as _, LabError, Result};
 use crate::kubelet::{Listing, PodEntry};
 use crate::lab::LISTING;
-use crate::pod::status::Kind;
+use crate::pod::status::{Kind, Phase};
 use crate::privilege;
 use crate::sandbox::{Entry, Process};
 use crate::state::{find_lab, runtime_dir};
@@ -27,10 +28,17 @@ pub(crate) fn ps(lab: Option<&str>) -> Result<ExitCode> {
             .status
             .containers
             .iter()
-            .map(|(name, container)| match (container.kind, container.pid) {
-                (Kind::Init, _) => format!("{name}(init)"),
-                (_, Some(pid)) => format!("{name}({pid})"),
-                (_, None) => format!("{name}(-)"),
+            .map(|(name, container)| {
+                let state = match (container.kind, container.pid) {
+                    (Kind::Init, _) => String::from("init"),
+                    (_, Some(pid)) => pid.to_string(),
+                    (_, None) => String::from("-"),
+                };
+                match container.restarts {
+                    0 => format!("{name}({state})"),
+                    1 => format!("{name}({state}, 1 restart)"),
+                    restarts => format!("{name}({state}, {restarts} restarts)"),
+                }
             })
             .collect();
         let phase = format!("{:?}", pod.status.phase);
@@ -40,6 +48,10 @@ pub(crate) fn ps(lab: Option<&str>) -> Result<ExitCode> {
             pod.ip.to_string(),
             containers.join(" ")
         ));
+        let reason = pod.status.summary();
+        if !pod.status.ready && !reason.is_empty() && pod.status.phase != Phase::Succeeded {
+            out.push_str(&format!("    {}\n", reason.replace('\n', " ")));
+        }
     }
     print(&out);
     Ok(ExitCode::SUCCESS)
@@ -66,7 +78,9 @@ pub(crate) fn logs(lab: Option<&str>, pod: &str, container: Option<&str>) -> Res
         )));
     }
     for path in paths {
-        let text = fs::read_to_string(&path).during(format!("read {}", path.display()))?;
+        // Programs may write anything.
+        let bytes = fs::read(&path).during(format!("read {}", path.display()))?;
+        let text = String::from_utf8_lossy(&bytes);
         if container.is_none() {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             print(&text.lines().map(|line| format!("{stem} | {line}\n")).collect::<String>());
@@ -103,14 +117,18 @@ pub(crate) fn exec(
         .args(["shim", "enter", &description])
         .status()
         .during("start a process in the lab")?;
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
-/// Asks a lab to end.
+/// Asks a lab to end, and waits until it has.
 pub(crate) fn down(lab: Option<&str>) -> Result<ExitCode> {
     let state = find_lab(&runtime_dir(), lab)?;
     let pid = read_pid(&state.join("outer.pid"))?;
+    let lock = File::open(state.join("lock")).during("open the lab's lock")?;
     kill(Pid::from_raw(pid), Signal::SIGTERM).during("ask the lab to end")?;
+    // Both of its processes hold the lock for as long as they live.
+    lock.lock().during("wait for the lab's end")?;
     Ok(ExitCode::SUCCESS)
 }
 

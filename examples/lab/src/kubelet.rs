@@ -19,7 +19,7 @@ use crate::error::{During as _, LabError, Result};
 use crate::netns::NetNs;
 use crate::network::{NODE_IP, NodeNetwork};
 use crate::objects::Key;
-use crate::pod::environment::{self, Facts};
+use crate::pod::environment::{self, Capacity, Facts};
 use crate::pod::lifecycle::{self, Context};
 use crate::pod::process;
 use crate::pod::spec::PodSpec;
@@ -43,8 +43,7 @@ pub(crate) struct Kubelet {
     tokens: Arc<TokenIssuer>,
     pods: Mutex<BTreeMap<Key, Arc<Pod>>>,
     next: Mutex<u32>,
-    cpus: u64,
-    memory: u64,
+    capacity: Capacity,
 }
 
 /// An address and namespace that outlive a run, so that a restarted control plane keeps its address.
@@ -81,15 +80,13 @@ impl Kubelet {
             .during("write resolv.conf")?;
         fs::write(cluster.paths.pods.join("nsswitch.conf"), "passwd: files\ngroup: files\nhosts: files\n")
             .during("write nsswitch.conf")?;
-        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
         Ok(Self {
             cluster,
             network,
             tokens,
             pods: Mutex::new(BTreeMap::new()),
             next: Mutex::new(2),
-            cpus,
-            memory: machine_memory(),
+            capacity: Capacity::of_machine(),
         })
     }
 
@@ -138,28 +135,33 @@ impl Kubelet {
             directory,
             stop,
             task: Mutex::new(Some(task)),
+            follower: Mutex::new(None),
         });
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&pod));
-        tokio::spawn(pod::follow(
-            Arc::downgrade(&pod),
-            self.cluster.paths.status.clone(),
-            publish,
-            start_time,
-        ));
-        tokio::spawn(pod::renew(Arc::downgrade(&pod), Arc::clone(&self.cluster), Arc::clone(&self.tokens)));
+        let status = self.cluster.paths.status.clone();
+        let follower = tokio::spawn(pod::follow(Arc::downgrade(&pod), status, publish, start_time));
+        *pod.follower.lock().unwrap_or_else(PoisonError::into_inner) = Some(follower);
+        let (cluster, tokens) = (Arc::clone(&self.cluster), Arc::clone(&self.tokens));
+        tokio::spawn(pod::renew(Arc::downgrade(&pod), cluster, tokens, self.capacity));
         Ok(pod)
     }
 
     /// Stops a pod and forgets it.
     pub(crate) async fn remove(&self, key: &Key, grace: Duration) -> Result<()> {
         let pod = self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-        let Some(pod) = pod else { return Ok(()) };
-        pod.stop(grace).await;
+        if let Some(pod) = &pod {
+            pod.stop(grace).await;
+            pod.stop_following().await;
+        }
+        // Also of a pod that was only about to start.
         let published = self.cluster.paths.status.join(key.file_name());
         if published.exists() {
             fs::remove_file(&published).during(format!("remove {}", published.display()))?;
         }
-        self.network.detach(pod.place.number).await
+        match pod {
+            Some(pod) => self.network.detach(pod.place.number).await,
+            None => Ok(()),
+        }
     }
 
     /// Stops everything, all pods at once.
@@ -217,7 +219,8 @@ impl Kubelet {
     ) -> Result<BTreeMap<String, PathBuf>> {
         let deadline = Instant::now() + VOLUME_LIMIT;
         loop {
-            let made = with_sources(&self.cluster, &self.tokens, key, object, spec, |sources| {
+            let pod = (key, object, spec);
+            let made = with_sources(&self.cluster, &self.tokens, self.capacity, pod, |sources| {
                 volumes::make(sources, spec, &directory.join("volumes"))
             });
             match made {
@@ -245,14 +248,7 @@ impl Kubelet {
         let etc =
             |source: PathBuf, target: &str| Bind { source, target: PathBuf::from(target), read_only: false };
         let data = |kind: &str, name: &str| self.cluster.data(&key.namespace, kind, name);
-        let facts = Facts {
-            object: &name,
-            pod: object,
-            spec,
-            data: &data,
-            node_cpus: self.cpus,
-            node_memory: self.memory,
-        };
+        let facts = Facts { object: &name, pod: object, spec, data: &data, capacity: self.capacity };
         let mut sandboxes = BTreeMap::new();
         for container in spec.init_containers.iter().chain(&spec.containers) {
             let env = environment::resolve(&facts, container)?;
@@ -281,9 +277,8 @@ impl Kubelet {
 fn with_sources<T>(
     cluster: &Cluster,
     tokens: &TokenIssuer,
-    key: &Key,
-    object: &Value,
-    spec: &PodSpec,
+    capacity: Capacity,
+    (key, object, spec): (&Key, &Value, &PodSpec),
     work: impl FnOnce(&Sources<'_>) -> Result<T>,
 ) -> Result<T> {
     let holder = Holder {
@@ -295,17 +290,11 @@ fn with_sources<T>(
     work(&Sources {
         object: &key.to_string(),
         pod: object,
+        spec,
+        capacity,
         data: &|kind, name| cluster.data(&key.namespace, kind, name),
         token: &|audience, seconds| tokens.issue(&holder, audience, seconds),
     })
-}
-
-/// Memory of the machine in bytes; what a container without a limit is told.
-fn machine_memory() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 fn now() -> String {

@@ -24,11 +24,8 @@ impl StateDir {
     pub(crate) fn create(runtime: &Path) -> Result<Self> {
         private_dir(runtime)?;
         // Between making a folder and locking it nobody may clean; the guard is released on return.
-        let guard = open_lock(&runtime.join("lock"))?;
-        guard.lock().during("lock the runtime directory")?;
-        for dead in folders(runtime)?.into_iter().filter(|path| !is_locked(path)) {
-            fs::remove_dir_all(&dead).during(format!("remove what a dead lab left in {}", dead.display()))?;
-        }
+        let _guard = guard(runtime)?;
+        clean(runtime)?;
         let pid = std::process::id();
         let path = (0_u32..)
             .map(|number| runtime.join(format!("lab-{pid}-{number}")))
@@ -54,10 +51,28 @@ impl StateDir {
         &self.path
     }
 
-    /// Removes the folder: the orderly end.
+    /// Removes the folder: the orderly end. With it goes what a killed lab left that was still dying at the beginning.
     pub(crate) fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.path).during(format!("remove {}", self.path.display()))
+        fs::remove_dir_all(&self.path).during(format!("remove {}", self.path.display()))?;
+        let Some(runtime) = self.path.parent() else { return Ok(()) };
+        let _guard = guard(runtime)?;
+        clean(runtime)
     }
+}
+
+/// Holds off everybody else who makes or cleans folders, until the value is dropped.
+fn guard(runtime: &Path) -> Result<File> {
+    let guard = open_lock(&runtime.join("lock"))?;
+    guard.lock().during("lock the runtime directory")?;
+    Ok(guard)
+}
+
+/// Removes the folders of dead labs.
+fn clean(runtime: &Path) -> Result<()> {
+    for dead in folders(runtime)?.into_iter().filter(|path| !is_locked(path)) {
+        fs::remove_dir_all(&dead).during(format!("remove what a dead lab left in {}", dead.display()))?;
+    }
+    Ok(())
 }
 
 /// Folders of labs that live now.
@@ -67,16 +82,24 @@ pub(crate) fn live_labs(runtime: &Path) -> Result<Vec<PathBuf>> {
 
 /// The one live lab, or the one named `wanted`.
 pub(crate) fn find_lab(runtime: &Path, wanted: Option<&str>) -> Result<PathBuf> {
-    let mut labs = live_labs(runtime)?;
+    let all = live_labs(runtime)?;
+    let mut labs = all.clone();
     if let Some(wanted) = wanted {
         labs.retain(|path| path.file_name().is_some_and(|name| name == wanted));
     }
-    match (labs.len(), labs.pop()) {
-        (1, Some(lab)) => Ok(lab),
-        (0, _) => {
+    let names = |labs: &[PathBuf]| -> String {
+        let names = labs.iter().filter_map(|path| path.file_name()?.to_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    match (labs.as_slice(), wanted) {
+        ([lab], _) => Ok(lab.clone()),
+        ([], Some(wanted)) if !all.is_empty() => {
+            Err(LabError::Usage(format!("no lab {wanted} is running; there is {}", names(&all))))
+        }
+        ([], _) => {
             Err(LabError::Usage(String::from("no lab is running; start one with `mesh-lab up -f DIR`")))
         }
-        _ => Err(LabError::Usage(String::from("several labs are running; name one with --lab"))),
+        _ => Err(LabError::Usage(format!("several labs are running; name one with --lab: {}", names(&labs)))),
     }
 }
 
@@ -112,10 +135,21 @@ fn folders(runtime: &Path) -> Result<Vec<PathBuf>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).during(format!("list {}", runtime.display())),
     };
-    let mut found: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    // Only what a lab made: the directory may be anybody's choice, and dead folders are removed with all they hold.
+    let ours = |entry: &fs::DirEntry| {
+        entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && entry.file_name().to_str().is_some_and(is_lab_name)
+    };
+    let mut found: Vec<PathBuf> = entries.flatten().filter(ours).map(|entry| entry.path()).collect();
     found.sort();
     Ok(found)
+}
+
+/// `lab-<pid>-<number>`, as [`StateDir::create`] names folders.
+fn is_lab_name(name: &str) -> bool {
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = name.strip_prefix("lab-").and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(pid, count)| number(pid) && number(count))
 }
 
 fn is_locked(folder: &Path) -> bool {
@@ -151,6 +185,54 @@ mod tests {
         shared.remove().unwrap();
         two.remove().unwrap();
         assert!(live_labs(runtime.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_no_lab_made_is_never_cleaned() {
+        let runtime = tempfile::tempdir().unwrap();
+        let others = ["documents", "lab-", "lab-1", "lab-1-x", "lab-a-0", "lab-1-2-3", "xlab-1-0"];
+        for name in others {
+            fs::create_dir(runtime.path().join(name)).unwrap();
+        }
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), runtime.path().join("lab-7-0")).unwrap();
+        fs::create_dir(runtime.path().join("lab-9-0")).unwrap();
+        let lab = StateDir::create(runtime.path()).unwrap();
+        for name in others {
+            assert!(runtime.path().join(name).exists(), "{name}");
+        }
+        assert!(elsewhere.path().exists() && runtime.path().join("lab-7-0").is_symlink());
+        assert!(!runtime.path().join("lab-9-0").exists(), "a dead lab's, cut short before it was locked");
+        lab.remove().unwrap();
+    }
+
+    #[test]
+    fn one_that_was_still_dying_is_cleaned_at_the_end() {
+        let runtime = tempfile::tempdir().unwrap();
+        let dying = StateDir::create(runtime.path()).unwrap();
+        let lab = StateDir::create(runtime.path()).unwrap();
+        let left = dying.path().to_owned();
+        drop(dying);
+        assert!(left.exists());
+        lab.remove().unwrap();
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn labs_are_told_apart_by_name() {
+        let runtime = tempfile::tempdir().unwrap();
+        let missing = find_lab(runtime.path(), Some("lab-1-0")).unwrap_err().to_string();
+        assert!(missing.contains("no lab is running"), "{missing}");
+        let one = StateDir::create(runtime.path()).unwrap();
+        let two = StateDir::create(runtime.path()).unwrap();
+        let name = |lab: &StateDir| lab.path().file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(find_lab(runtime.path(), Some(&name(&two))).unwrap(), two.path());
+        let several = find_lab(runtime.path(), None).unwrap_err().to_string();
+        assert!(several.contains(&name(&one)) && several.contains(&name(&two)), "{several}");
+        let wrong = find_lab(runtime.path(), Some("lab-1-0")).unwrap_err().to_string();
+        assert!(wrong.contains("no lab lab-1-0 is running; there is lab-"), "{wrong}");
+        one.remove().unwrap();
+        two.remove().unwrap();
     }
 
     #[test]

@@ -56,3 +56,35 @@ impl TokenIssuer {
         self.signer.sign(&claims).map_err(|error| LabError::process("tokens", error.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_identity::jwt::{Algorithm, JwkSet, verify};
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_bound_to_its_pod_and_lives_an_hour_at_most() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("jwks.json");
+        let issuer = TokenIssuer::create(&path).unwrap();
+        let holder = Holder {
+            namespace: String::from("shop"),
+            service_account: String::from("client"),
+            pod: String::from("client-1"),
+            uid: String::from("u-1"),
+        };
+        let keys = JwkSet::from_json(&std::fs::read(&path).unwrap()).unwrap();
+        for (asked, given) in [(43_200, 3600), (600, 600)] {
+            let token = issuer.issue(&holder, "istio-ca", asked).unwrap();
+            let claims = verify(&token, &keys, &[Algorithm::Es256]).unwrap();
+            let claims = claims.as_map();
+            assert_eq!(claims["iss"], ISSUER);
+            assert_eq!(claims["aud"], json!(["istio-ca"]));
+            assert_eq!(claims["sub"], "system:serviceaccount:shop:client");
+            assert_eq!(claims["kubernetes.io"]["pod"], json!({ "name": "client-1", "uid": "u-1" }));
+            let number = |name: &str| claims[name].as_u64().unwrap();
+            assert_eq!(number("exp") - number("iat"), given);
+        }
+    }
+}

@@ -6,7 +6,10 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use x509_parser::{
-    certification_request::X509CertificationRequest, prelude::FromDer, public_key::PublicKey as X509PublicKey,
+    certification_request::X509CertificationRequest,
+    extensions::{GeneralName, ParsedExtension},
+    prelude::FromDer,
+    public_key::PublicKey as X509PublicKey,
 };
 
 use super::{CaError, IssuancePolicy, KeyKind};
@@ -78,6 +81,24 @@ impl CertificateRequest {
         let der =
             CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|_| malformed("not PEM"))?;
         Self::from_der(&der)
+    }
+
+    /// The URIs that a request names, whether or not it is otherwise in order. A CA never certifies them because of that;
+    /// a service may refuse who asks for somebody else's.
+    pub fn named_uris(pem: &str) -> Vec<String> {
+        if pem.len() > MAX_CSR_BYTES {
+            return Vec::new();
+        }
+        let Ok(der) = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()) else { return Vec::new() };
+        let Ok((_, request)) = X509CertificationRequest::from_der(&der) else { return Vec::new() };
+        let names = request.requested_extensions().into_iter().flatten().filter_map(|extension| {
+            let ParsedExtension::SubjectAlternativeName(names) = extension else { return None };
+            Some(names.general_names.iter().filter_map(|name| match name {
+                GeneralName::URI(uri) => Some((*uri).to_owned()),
+                _ => None,
+            }))
+        });
+        names.flatten().collect()
     }
 
     /// As [`CertificateRequest::from_pem`], from DER.

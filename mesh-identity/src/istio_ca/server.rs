@@ -5,7 +5,8 @@ use tonic::{Request, Status};
 use super::pb::{CertificateServiceServer, IstioCertificateRequest, IstioCertificateResponse};
 use crate::{
     auth::Authenticators,
-    ca::{Ca, CaError, SigningRequest},
+    ca::{Ca, CaError, CertificateRequest, SigningRequest},
+    id::SpiffeId,
 };
 
 /// Answers certificate requests: authenticates the caller, then has the CA sign for the caller's identity.
@@ -13,12 +14,21 @@ use crate::{
 pub struct IstioCaServer {
     ca: Arc<Ca>,
     authenticators: Authenticators,
+    own_names_only: bool,
 }
 
 impl IstioCaServer {
     /// Serves `ca` to the callers that `authenticators` accept.
     pub fn new(ca: Arc<Ca>, authenticators: Authenticators) -> Self {
-        Self { ca, authenticators }
+        Self { ca, authenticators, own_names_only: false }
+    }
+
+    /// Refuses requests that name another identity than the caller's, instead of signing for the caller's as Istio does:
+    /// whoever sends one is mistaken about who it is, or tries something.
+    #[must_use]
+    pub fn own_names_only(mut self) -> Self {
+        self.own_names_only = true;
+        self
     }
 
     /// The tonic service.
@@ -31,7 +41,8 @@ impl IstioCaServer {
     /// # Errors
     /// `Unauthenticated`: no or bad credentials, or an identity other than the caller's own was asked for.
     /// `InvalidArgument`: a bad request, a key that is not allowed, a lifetime over the maximum.
-    /// `PermissionDenied`: an identity that this CA does not sign for. `Internal`: the CA cannot sign now.
+    /// `PermissionDenied`: an identity that this CA does not sign for, or with [`Self::own_names_only`] a request that
+    /// names another one than the caller's. `Internal`: the CA cannot sign now.
     pub async fn create_certificate(
         &self,
         request: Request<IstioCertificateRequest>,
@@ -41,6 +52,12 @@ impl IstioCaServer {
         if asks_for_impersonation(&request) {
             tracing::warn!(id = %caller.id, reason = "impersonation", "certificate refused");
             return Err(Status::unauthenticated("impersonation is not allowed for this caller"));
+        }
+        if self.own_names_only
+            && let Some(other) = other_name(&request.csr, &caller.id)
+        {
+            tracing::warn!(id = %caller.id, asked = other, reason = "identity", "certificate refused");
+            return Err(Status::permission_denied("the request names another identity than the caller's"));
         }
         let lifetime = u64::try_from(request.validity_duration).ok().map(Duration::from_secs);
         let signing = SigningRequest { csr_pem: &request.csr, id: &caller.id, lifetime };
@@ -55,6 +72,11 @@ impl IstioCaServer {
             }
         }
     }
+}
+
+/// A name in the request that is not the caller's.
+fn other_name(csr_pem: &str, caller: &SpiffeId) -> Option<String> {
+    CertificateRequest::named_uris(csr_pem).into_iter().find(|uri| uri != caller.as_str())
 }
 
 fn asks_for_impersonation(request: &IstioCertificateRequest) -> bool {

@@ -38,6 +38,10 @@ struct ControlPlane {
 
 impl ControlPlane {
     async fn start() -> Self {
+        Self::start_with(|service| service).await
+    }
+
+    async fn start_with(change: impl FnOnce(IstioCaServer) -> IstioCaServer) -> Self {
         let clock = WallClock::system();
         let domain = TrustDomain::parse("cluster.local").unwrap();
         let ca =
@@ -54,7 +58,7 @@ impl ControlPlane {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let incoming = tls_incoming(listener, config.build().unwrap(), IncomingOptions::default());
-        let service = IstioCaServer::new(ca.clone(), authenticators).into_service();
+        let service = change(IstioCaServer::new(ca.clone(), authenticators)).into_service();
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
         Self { ca, tokens, address }
     }
@@ -107,6 +111,16 @@ async fn a_bound_token_gives_its_own_identity_whatever_the_request_says() {
     let client = plane.client(&plane.token("istio-ca", Some(("cart-1", "uid-1"))));
     let sans = ask(&client, "spiffe://cluster.local/ns/kube-system/sa/admin", None).await;
     assert_eq!(sans, Ok(vec![cart().to_string()]));
+}
+
+#[tokio::test]
+async fn a_request_for_another_identity_can_be_refused() {
+    let plane = ControlPlane::start_with(IstioCaServer::own_names_only).await;
+    let client = plane.client(&plane.token("istio-ca", Some(("cart-1", "uid-1"))));
+    for other in ["spiffe://cluster.local/ns/shop/sa/admin", "spiffe://elsewhere/ns/shop/sa/cart"] {
+        assert_eq!(ask(&client, other, None).await, Err(Code::PermissionDenied), "{other}");
+    }
+    assert_eq!(ask(&client, cart().as_str(), None).await, Ok(vec![cart().to_string()]));
 }
 
 #[tokio::test]

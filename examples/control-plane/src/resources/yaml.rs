@@ -417,6 +417,9 @@ fn sniff(text: &str) -> Sniffed {
             namespace = namespace.or_else(|| value(line, "namespace"));
         }
     }
+    if kind.as_deref().is_none_or(|kind| kind == "List") {
+        return sniff_policy(text);
+    }
     let kind = kind.and_then(|kind| Kind::of(api.as_deref().unwrap_or_default(), &kind));
     let scope = match kind {
         Some(kind) if kind.cluster_scoped() => Some(String::new()),
@@ -427,6 +430,28 @@ fn sniff(text: &str) -> Sniffed {
         _ => None,
     };
     Sniffed { key, kind, namespace: scope, selector: None }
+}
+
+/// A security policy anywhere in broken text that is not laid out in lines (JSON, flow style, a `List`): nothing of it can
+/// be trusted but that it is there and should have denied something.
+fn sniff_policy(text: &str) -> Sniffed {
+    let policy = |kind: &str| match Kind::of("security.istio.io/v1", kind) {
+        Some(kind @ (Kind::PeerAuthentication | Kind::AuthorizationPolicy)) => Some(kind),
+        _ => None,
+    };
+    let kind = values(text, "kind").find_map(policy);
+    let namespace = kind.and_then(|_| values(text, "namespace").next()).map(str::to_owned);
+    Sniffed { kind, namespace, ..Sniffed::default() }
+}
+
+/// The words that follow `key` and a colon, quoted or not.
+fn values<'t>(text: &'t str, key: &'t str) -> impl Iterator<Item = &'t str> {
+    text.match_indices(key).filter_map(move |(at, _)| {
+        let rest = text.get(at + key.len()..)?.trim_start_matches(['"', '\'']).trim_start();
+        let word = rest.strip_prefix(':')?.trim_start().trim_start_matches(['"', '\'']);
+        let end = word.find(|c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c)));
+        word.get(..end.unwrap_or(word.len())).filter(|word| !word.is_empty())
+    })
 }
 
 fn sniffed_names(sniffed: &Sniffed, _text: &str) -> [String; 3] {

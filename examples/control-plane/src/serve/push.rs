@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_xds::TypeUrl;
+use mesh_xds::pb::envoy::config::core::v3::Node;
 use mesh_xds::server::{ClientInfo, Nack, Observer, SnapshotCache};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -54,6 +55,36 @@ impl MeshSource {
         id
     }
 
+    /// A stream of a node that [`register`](Self::register) took in has begun. Its node may have been forgotten meanwhile:
+    /// the end of its previous stream can be noticed between the two.
+    fn joined(&self, group: &str, node: &Node) {
+        let mut nodes = lock(&self.nodes);
+        match nodes.get_mut(group) {
+            Some(known) => known.streams += 1,
+            None => {
+                if let Ok(node) = NodeInfo::parse(node) {
+                    nodes.insert(group.to_owned(), Client { node, streams: 1 });
+                }
+            }
+        }
+        drop(nodes);
+        // The receiver is gone only when the process ends.
+        let _ = self.wanted.send(group.to_owned());
+    }
+
+    /// A stream has ended; with its last one a node is forgotten.
+    fn left(&self, group: &str) {
+        let mut nodes = lock(&self.nodes);
+        if let Some(known) = nodes.get_mut(group) {
+            known.streams = known.streams.saturating_sub(1);
+            if known.streams == 0 {
+                nodes.remove(group);
+                drop(nodes);
+                let _ = self.wanted.send(group.to_owned());
+            }
+        }
+    }
+
     /// The proxy behind a node id, for debugging pages.
     pub(crate) fn proxy(&self, id: &str) -> Option<crate::translate::Proxy> {
         let mesh = self.current();
@@ -76,25 +107,13 @@ pub(crate) struct Watcher {
 
 impl Observer for Watcher {
     fn connected(&self, client: &ClientInfo) {
-        if let Some(known) = lock(&self.source.nodes).get_mut(&*client.group) {
-            known.streams += 1;
-        }
         self.metrics.connections.inc();
-        // The receiver is gone only when the process ends.
-        let _ = self.source.wanted.send(client.group.to_string());
+        self.source.joined(&client.group, &client.node);
     }
 
     fn disconnected(&self, client: &ClientInfo) {
         self.metrics.connections.dec();
-        let mut nodes = lock(&self.source.nodes);
-        if let Some(known) = nodes.get_mut(&*client.group) {
-            known.streams = known.streams.saturating_sub(1);
-            if known.streams == 0 {
-                nodes.remove(&*client.group);
-                drop(nodes);
-                let _ = self.source.wanted.send(client.group.to_string());
-            }
-        }
+        self.source.left(&client.group);
     }
 
     fn rejected(&self, client: &ClientInfo, type_url: &TypeUrl, nack: &Nack) {
@@ -230,4 +249,41 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds one of these.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_comes_back_while_its_old_stream_ends_is_served() {
+        let (_state, states) = watch::channel(Arc::default());
+        let cache = SnapshotCache::new();
+        let (pusher, source, _) =
+            Pusher::new(states, MeshSettings::default(), cache.clone(), Metrics::default());
+        let node = Node { id: "sidecar~10.0.0.9~client.shop~x".to_owned(), ..Node::default() };
+        let enter = || source.register(NodeInfo::parse(&node).expect("a node"));
+        let group = enter();
+        source.joined(&group, &node);
+        // The new stream is let in, then the old one's end is noticed, then the new one begins.
+        enter();
+        source.left(&group);
+        source.joined(&group, &node);
+        tokio::spawn(pusher.run());
+        let served = async {
+            while cache.get(&group).is_none() || source.proxy(&group).is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), served).await.expect("a snapshot");
+        source.left(&group);
+        let forgotten = async {
+            while cache.get(&group).is_some() || source.proxy(&group).is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), forgotten)
+            .await
+            .expect("forgotten with its last stream");
+    }
 }

@@ -196,10 +196,16 @@ fn merge<'a>(
         }
     }
     for (number, (document, error, sniffed)) in nameless.into_iter().enumerate() {
-        let effect = match stand_in(sniffed, &document.origin, number, state) {
-            true => CLOSED,
-            false if before.values().any(|o| o.origin.file == document.origin.file) => LAST_GOOD,
-            false => ABSENT,
+        let mut same_file = before.iter().filter(|(_, o)| o.origin.file == document.origin.file);
+        // One of its kind that is missed now is what it was: that serves on.
+        let was_good =
+            same_file.clone().any(|(key, _)| Some(key.kind) == sniffed.kind && !claims.contains_key(key));
+        let effect = if !was_good && stand_in(sniffed, &document.origin, number, state) {
+            CLOSED
+        } else if same_file.next().is_some() {
+            LAST_GOOD
+        } else {
+            ABSENT
         };
         state.rejected.push(Rejection { error: error.clone(), effect });
     }

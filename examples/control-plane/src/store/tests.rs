@@ -213,3 +213,51 @@ fn a_directory_that_vanishes_keeps_its_objects() {
     assert_eq!((state.objects.len(), state.rejected.len()), (1, 1));
     assert!(Path::new(&state.rejected[0].error.file).ends_with("config"));
 }
+
+#[test]
+fn pauses_between_looks_are_bounded() {
+    let ms = Duration::from_millis;
+    assert_eq!(pause_after(ms(100), ms(1)), ms(100), "a fast look");
+    assert_eq!(pause_after(ms(100), ms(20)), ms(400), "many files: a small share of a core");
+    assert_eq!(pause_after(ms(100), ms(3000)), ms(500), "a look that was kept from the processor");
+    assert_eq!(pause_after(ms(900), ms(3000)), ms(900));
+}
+
+#[test]
+fn a_policy_that_does_not_even_parse_closes_what_it_might_have_selected() {
+    let torn = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: q\n  namespace: n\nspec: {selector: {matchLabels: {app: x\n";
+    let json = r#"{"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": {"name": "p", "namespace": "m"}, "spec": {"#;
+    let list = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: security.istio.io/v1\n  kind: AuthorizationPolicy\n  metadata: {name: l, namespace: k}\n  spec: [\n";
+    let other = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"#;
+    let files =
+        [("config/q.yaml", torn), ("config/p.json", json), ("config/l.yaml", list), ("config/s.json", other)];
+    let (_, state) = Fixture::new(&files);
+    let mut closed: Vec<_> = state
+        .fail_closed
+        .iter()
+        .map(|f| (f.namespace.as_str(), f.treated_as, f.selector.is_empty()))
+        .collect();
+    closed.sort_unstable();
+    assert_eq!(closed, [("k", "DENY", true), ("m", "STRICT", true), ("n", "DENY", true)]);
+    assert_eq!(state.rejected.len(), 4);
+    assert_eq!(state.objects.len(), 3, "what denies is in force");
+}
+
+#[test]
+fn a_policy_that_was_good_serves_on_when_its_text_is_torn() {
+    let good = r#"{"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": {"name": "p", "namespace": "n"}, "spec": {"mtls": {"mode": "PERMISSIVE"}}}"#;
+    let (mut fixture, state) = Fixture::new(&[("config/p.json", good)]);
+    assert_eq!(state.objects.len(), 1);
+    let torn = good.get(..good.len() - 10).expect("long enough");
+    fixture.write("config/p.json", torn);
+    let state = fixture.settle();
+    assert_eq!((state.objects.len(), state.fail_closed.len()), (1, 0));
+    assert_eq!(state.rejected[0].effect, "last good version serves");
+    let kept = &state.objects[&key(Kind::PeerAuthentication, "n", "p")].spec;
+    let Spec::PeerAuthentication(p) = kept else { panic!("kind") };
+    assert_eq!(p.mode(), crate::resources::MtlsMode::Permissive);
+    // A second one in the file that never was good closes beside the first.
+    fixture.write("config/p.json", &format!("{good}\n---\n{torn}"));
+    let state = fixture.settle();
+    assert_eq!((state.objects.len(), state.fail_closed.len()), (2, 1));
+}

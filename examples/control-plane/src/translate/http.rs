@@ -68,8 +68,10 @@ pub(super) fn inbound(
     filters.extend(common());
     let mut manager = base(stat_prefix, filters);
     manager.server_name = "istio-envoy".to_owned();
+    // Istio's sidecars append to what the peer says. No gateway stands before ours: whatever a peer says about other
+    // callers is its own invention, and the application is told the proven one only.
     manager.forward_client_cert_details =
-        hcm::http_connection_manager::ForwardClientCertDetails::AppendForward.into();
+        hcm::http_connection_manager::ForwardClientCertDetails::SanitizeSet.into();
     manager.set_current_client_cert_details =
         Some(hcm::http_connection_manager::SetCurrentClientCertDetails {
             subject: Some(true),

@@ -1,5 +1,8 @@
 //! Configuration over TLS, and changes on disk.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::fixture::{Fixture, World, accept, pod, split};
 
 const V1: &str = "outbound|9080|v1|reviews.shop.svc.cluster.local";
@@ -57,4 +60,55 @@ async fn a_token_is_enough_for_xds() {
     let mut configuration = client.configuration(accept);
     let mut world = World::default();
     world.until(&mut configuration, "the first configuration", |w| !w.weights().is_empty()).await;
+}
+
+/// Four threads per processor that do nothing but take it away.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn everywhere() -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let count = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) * 4;
+        for _ in 0..count {
+            let done = Arc::clone(&done);
+            std::thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Self(done)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_arrive_however_busy_the_machine_is() {
+    let fixture = Fixture::start().await;
+    let identity = fixture.certificate("client", fixture.token("client", "istio-ca")).await.expect("an SVID");
+    let client = fixture.client("client", "client", Some(identity)).start().expect("a client");
+    let mut configuration = client.configuration(accept);
+    let mut world = World::default();
+    world.until(&mut configuration, "the first configuration", |w| !w.weights().is_empty()).await;
+    let busy = Busy::everywhere();
+    // Two files at once, one that people edit and one of the kubelet's, each time another value.
+    for round in 1..=6 {
+        let ip = format!("10.0.1.{round}");
+        fixture.write("config/split.yaml", &split(90 - round, 10 + round));
+        fixture.write("status/v1.yaml", &pod("reviews-v1", "reviews", "v1", &ip, true));
+        world
+            .until(&mut configuration, "an edit", |w| {
+                w.healthy(V1) == [ip.as_str()]
+                    && w.weights() == [(V1.to_owned(), 90 - round), (V2.to_owned(), 10 + round)]
+            })
+            .await;
+    }
+    drop(busy);
+    let status = fixture.control().ads().clients();
+    assert!(status.iter().all(|client| client.types.values().all(|t| t.error.is_none())), "{status:?}");
 }

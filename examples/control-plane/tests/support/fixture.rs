@@ -210,13 +210,18 @@ impl Fixture {
 
     /// A client for pod `name` of account `account`, over TLS with `identity` (or none).
     pub(crate) fn client(&self, name: &str, account: &str, identity: Option<Identity>) -> AdsClientBuilder {
+        self.client_as(node(name, account), identity)
+    }
+
+    /// A client that says it is `node`.
+    pub(crate) fn client_as(&self, node: Node, identity: Option<Identity>) -> AdsClientBuilder {
         let mut tls = ClientTls::dns(&self.roots(), WallClock::system()).expect("roots").alpn(["h2"]);
         if let Some(identity) = identity {
             tls = tls.presenting(identity);
         }
         let server_name = "istiod.istio-system.svc".try_into().expect("a name");
         let port = self.control().addresses().xds.port();
-        AdsClient::builder(node(name, account))
+        AdsClient::builder(node)
             .server(format!("https://127.0.0.1:{port}"))
             .connector(Connector::tls(tls.build().expect("a TLS configuration"), Some(server_name)))
     }

@@ -436,20 +436,23 @@ fn difference(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> 
     after.iter().map(|(version, count)| (version.clone(), count.saturating_sub(earlier(version)))).collect()
 }
 
-/// Looks until `look` finds something; its last reason is part of the error.
+/// Looks until `look` finds something; its last reason is part of the error. A look that fails (a page that came too late
+/// on a busy machine) is repeated like one that finds nothing.
 async fn until<T, F>(what: &str, limit: Duration, look: impl Fn() -> F) -> Result<T>
 where
     F: Future<Output = Result<Result<T, String>>>,
 {
     let deadline = Instant::now() + limit;
     loop {
-        match look().await? {
-            Ok(found) => return Ok(found),
-            Err(reason) if Instant::now() >= deadline => {
-                let detail = format!(": {reason}");
-                return Err(LabError::Timeout { what: what.to_owned(), seconds: limit.as_secs(), detail });
-            }
-            Err(_) => sleep(LOOK).await,
+        let reason = match look().await {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(reason)) => reason,
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= deadline {
+            let detail = format!(": {reason}");
+            return Err(LabError::Timeout { what: what.to_owned(), seconds: limit.as_secs(), detail });
         }
+        sleep(LOOK).await;
     }
 }

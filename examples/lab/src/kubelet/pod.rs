@@ -19,6 +19,7 @@ use crate::http::{self, Answer, Call};
 use crate::network::NODE_IP;
 use crate::objects::Key;
 use crate::pod::container::{self, Output};
+use crate::pod::environment::Capacity;
 use crate::pod::lifecycle::Context;
 use crate::pod::status::{Phase, PodStatus};
 use crate::pod::volumes;
@@ -40,6 +41,7 @@ pub(crate) struct Pod {
     pub(super) directory: PathBuf,
     pub(super) stop: watch::Sender<Option<Duration>>,
     pub(super) task: Mutex<Option<JoinHandle<()>>>,
+    pub(super) follower: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Pod {
@@ -116,6 +118,15 @@ impl Pod {
         http::send(stream, call).await
     }
 
+    /// From here on nothing more is published about the pod.
+    pub(super) async fn stop_following(&self) {
+        let follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(follower) = follower {
+            follower.abort();
+            let _ = follower.await;
+        }
+    }
+
     /// Ends the pod: apps first, sidecars last.
     pub(crate) async fn stop(&self, grace: Duration) {
         self.stop.send_replace(Some(grace));
@@ -151,12 +162,18 @@ pub(super) async fn follow(pod: Weak<Pod>, directory: PathBuf, publish: bool, st
 }
 
 /// Renews a pod's tokens while it exists.
-pub(super) async fn renew(pod: Weak<Pod>, cluster: Arc<Cluster>, tokens: Arc<TokenIssuer>) {
+pub(super) async fn renew(
+    pod: Weak<Pod>,
+    cluster: Arc<Cluster>,
+    tokens: Arc<TokenIssuer>,
+    capacity: Capacity,
+) {
     loop {
         sleep(TOKEN_RENEWAL).await;
         let Some(pod) = pod.upgrade() else { return };
         let spec = &pod.context.spec;
-        let renewed = with_sources(&cluster, &tokens, &pod.key, &pod.object, spec, |sources| {
+        let parts = (&pod.key, &pod.object, spec);
+        let renewed = with_sources(&cluster, &tokens, capacity, parts, |sources| {
             volumes::refresh(sources, spec, &pod.directory.join("volumes"))
         });
         if let Err(error) = renewed {

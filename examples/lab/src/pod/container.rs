@@ -112,7 +112,8 @@ pub(crate) fn enter(program: &Path, pid: i32, process: &Process) -> Result<Comma
     let description =
         serde_json::to_string(&entry).map_err(|error| LabError::process("shim", error.to_string()))?;
     let mut command = Command::new(program);
-    command.args(["shim", "enter", &description]).kill_on_drop(true);
+    // A group of its own: Ctrl-C is for the lab, which then ends its commands in order.
+    command.args(["shim", "enter", &description]).process_group(0).kill_on_drop(true);
     Ok(command)
 }
 

@@ -1,6 +1,7 @@
 //! Variables of a container: literal values with `$(NAME)` references, fields of the pod, resources, ConfigMaps.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use serde_json::Value;
 
@@ -19,9 +20,25 @@ pub(crate) struct Facts<'a> {
     pub(crate) pod: &'a Value,
     pub(crate) spec: &'a PodSpec,
     pub(crate) data: Data<'a>,
-    /// What stands in for an absent limit: CPUs and bytes of the machine.
-    pub(crate) node_cpus: u64,
-    pub(crate) node_memory: u64,
+    pub(crate) capacity: Capacity,
+}
+
+/// What stands in for an absent limit: CPUs and bytes of the machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Capacity {
+    pub(crate) cpus: u64,
+    pub(crate) memory: u64,
+}
+
+impl Capacity {
+    /// This machine's.
+    pub(crate) fn of_machine() -> Self {
+        let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib = total.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+        Self { cpus, memory: kib.unwrap_or(0) * 1024 }
+    }
 }
 
 /// The whole environment of a container's process.
@@ -90,7 +107,9 @@ fn one(
         return value.map(Some).ok_or_else(|| missing(facts, container, &field.field_path));
     }
     if let Some(resource) = &source.resource_field_ref {
-        return resource_value(facts, container, resource).map(Some);
+        let value = resource_value(facts.spec, facts.capacity, Some(container), resource);
+        let unknown = || missing(facts, container, &format!("resource {}", resource.resource));
+        return value.map(Some).ok_or_else(unknown);
     }
     key_value(facts, container, source)
 }
@@ -156,35 +175,40 @@ fn quote(character: char) -> String {
     }
 }
 
-fn resource_value(facts: &Facts<'_>, container: &ContainerSpec, wanted: &ResourceFieldRef) -> Result<String> {
-    let unknown = || missing(facts, container, &format!("resource {}", wanted.resource));
+/// The value of a container's resource, of `own` unless another container is named; `None` when there is no such one.
+pub(crate) fn resource_value(
+    spec: &PodSpec,
+    capacity: Capacity,
+    own: Option<&ContainerSpec>,
+    wanted: &ResourceFieldRef,
+) -> Option<String> {
     let owner = match &wanted.container_name {
-        None => container,
+        None => own?,
         Some(name) => {
-            let mut all = facts.spec.init_containers.iter().chain(&facts.spec.containers);
-            all.find(|other| other.name == *name).ok_or_else(unknown)?
+            let mut all = spec.init_containers.iter().chain(&spec.containers);
+            all.find(|other| other.name == *name)?
         }
     };
-    let (kind, resource) = wanted.resource.split_once('.').ok_or_else(unknown)?;
+    let (kind, resource) = wanted.resource.split_once('.')?;
     let quantities = match kind {
         "limits" => &owner.resources.limits,
         "requests" => &owner.resources.requests,
-        _ => return Err(unknown()),
+        _ => return None,
     };
     let node = match resource {
-        "cpu" => facts.node_cpus as f64,
-        "memory" => facts.node_memory as f64,
+        "cpu" => capacity.cpus as f64,
+        "memory" => capacity.memory as f64,
         _ => 0.0,
     };
     let amount = match quantities.get(resource) {
-        Some(quantity) => parse_quantity(quantity).ok_or_else(unknown)?,
+        Some(quantity) => parse_quantity(quantity)?,
         None if kind == "limits" => node,
         None => 0.0,
     };
     // A divisor of zero is Kubernetes' way to say "not given".
     let divisor =
         wanted.divisor.as_ref().and_then(parse_quantity).filter(|value| *value > 0.0).unwrap_or(1.0);
-    Ok(format!("{}", (amount / divisor).ceil()))
+    Some(format!("{}", (amount / divisor).ceil()))
 }
 
 /// A Kubernetes quantity in its base unit.
@@ -245,8 +269,7 @@ mod tests {
             pod: &pod,
             spec: &spec,
             data: &data,
-            node_cpus: 2,
-            node_memory: 4096,
+            capacity: Capacity { cpus: 2, memory: 4096 },
         };
         resolve(&facts, &spec.containers[0])
     }

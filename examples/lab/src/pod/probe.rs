@@ -59,6 +59,9 @@ pub(crate) async fn run(subject: &Subject<'_>, handler: &Handler, limit: Duratio
         };
     }
     if let Some(get) = &handler.http_get {
+        if let Some(scheme) = get.scheme.as_deref().filter(|scheme| *scheme != "HTTP") {
+            return Err(format!("scheme {scheme:?} is not possible here, only HTTP"));
+        }
         let address = address(subject, get.host.as_deref(), subject.container.port(&get.port))?;
         let path = if get.path.starts_with('/') { get.path.clone() } else { format!("/{}", get.path) };
         let mut call = Call::get(&path).host(&address.to_string()).header("user-agent", "kube-probe/lab");

@@ -227,6 +227,7 @@ pub(crate) struct HttpGet {
     pub(crate) path: String,
     pub(crate) port: Port,
     pub(crate) host: Option<String>,
+    pub(crate) scheme: Option<String>,
     #[serde(default)]
     pub(crate) http_headers: Vec<HttpHeader>,
 }

@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Component, Path, PathBuf};
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::environment::{Data, field_value};
-use super::spec::{PodSpec, Volume, VolumeMount};
+use super::environment::{Capacity, Data, field_value, resource_value};
+use super::spec::{PodSpec, ResourceFieldRef, Volume, VolumeMount};
 use crate::error::{During as _, LabError, Result};
 use crate::sandbox::Bind;
 
@@ -17,6 +18,8 @@ pub(crate) struct Sources<'a> {
     /// `Pod namespace/name`, for errors.
     pub(crate) object: &'a str,
     pub(crate) pod: &'a Value,
+    pub(crate) spec: &'a PodSpec,
+    pub(crate) capacity: Capacity,
     pub(crate) data: Data<'a>,
     /// A token of the pod's service account for an audience and a number of seconds.
     pub(crate) token: &'a dyn Fn(&str, u64) -> Result<String>,
@@ -158,10 +161,22 @@ fn from_data(
 fn downward(sources: &Sources<'_>, volume: &Volume, source: &Value, mode: u32) -> Result<Files> {
     let mut files = Files::new();
     for item in source.get("items").and_then(Value::as_array).into_iter().flatten() {
-        let field = item.pointer("/fieldRef/fieldPath").and_then(Value::as_str).unwrap_or_default();
-        let value = field_value(sources.pod, field)
-            .ok_or_else(|| bad(sources, volume, &format!("field {field} is not there")))?;
-        let path = item.get("path").and_then(Value::as_str).unwrap_or(field);
+        let (value, what) = match item.get("resourceFieldRef").filter(|wanted| !wanted.is_null()) {
+            Some(wanted) => {
+                let wanted = ResourceFieldRef::deserialize(wanted)
+                    .map_err(|error| bad(sources, volume, &format!("resourceFieldRef: {error}")))?;
+                // No container owns a volume: one has to be named.
+                let value = resource_value(sources.spec, sources.capacity, None, &wanted);
+                (value, format!("resource {}", wanted.resource))
+            }
+            None => {
+                let field = item.pointer("/fieldRef/fieldPath").and_then(Value::as_str).unwrap_or_default();
+                (field_value(sources.pod, field), format!("field {field}"))
+            }
+        };
+        let value = value.ok_or_else(|| bad(sources, volume, &format!("{what} is not there")))?;
+        let path = item.get("path").and_then(Value::as_str);
+        let path = path.ok_or_else(|| bad(sources, volume, "an item of downwardAPI has no path"))?;
         files.insert(path.to_owned(), (value.into_bytes(), mode));
     }
     Ok(files)
@@ -223,12 +238,17 @@ mod tests {
     fn make_all(volumes: Value, directory: &Path) -> Result<BTreeMap<String, PathBuf>> {
         let pod = json!({
             "metadata": { "name": "a", "namespace": "n", "labels": { "app": "a" } },
-            "spec": { "containers": [], "volumes": volumes },
+            "spec": {
+                "containers": [{ "name": "app", "resources": { "limits": { "memory": "3Mi" } } }],
+                "volumes": volumes,
+            },
         });
         let spec = PodSpec::parse("Pod n/a", &pod).unwrap();
         let sources = Sources {
             object: "Pod n/a",
             pod: &pod,
+            spec: &spec,
+            capacity: Capacity { cpus: 2, memory: 4096 },
             data: &|kind, name| {
                 (kind == "ConfigMap" && name == "root")
                     .then(|| BTreeMap::from([(String::from("root-cert.pem"), b"PEM".to_vec())]))
@@ -248,7 +268,11 @@ mod tests {
                 { "name": "ca", "configMap": { "name": "root" } },
                 { "name": "crl", "configMap": { "name": "none", "optional": true } },
                 { "name": "info", "downwardAPI": { "items": [
-                    { "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } } ] } },
+                    { "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } },
+                    { "path": "memory", "resourceFieldRef": {
+                        "containerName": "app", "resource": "limits.memory", "divisor": "1Mi" } },
+                    { "path": "cpu", "resourceFieldRef": {
+                        "containerName": "app", "resource": "limits.cpu" } } ] } },
                 { "name": "token", "projected": { "sources": [ { "serviceAccountToken": {
                     "path": "istio-token", "audience": "istio-ca", "expirationSeconds": 43200 } } ] } },
             ]),
@@ -258,6 +282,7 @@ mod tests {
         let read = |volume: &str, file: &str| fs::read_to_string(made[volume].join(file)).unwrap();
         assert_eq!(read("ca", "root-cert.pem"), "PEM");
         assert_eq!(read("info", "labels"), "app=\"a\"");
+        assert_eq!((read("info", "memory").as_str(), read("info", "cpu").as_str()), ("3", "2"));
         assert_eq!(read("token", "istio-token"), "istio-ca/43200");
         assert!(made["nothing"].is_dir() && made["memory"].is_dir() && made["crl"].is_dir());
         let mode = fs::metadata(&made["memory"]).unwrap().permissions().mode();
@@ -273,6 +298,10 @@ mod tests {
         let error =
             make_all(json!([{ "name": "d", "nfs": { "server": "x" } }]), directory.path()).unwrap_err();
         assert_eq!(error.to_string(), "Pod n/a: volumes[d]: unknown volume type nfs");
+        let nobody = json!([{ "name": "i", "downwardAPI": { "items": [
+            { "path": "cpu", "resourceFieldRef": { "resource": "limits.cpu" } } ] } }]);
+        let error = make_all(nobody, directory.path()).unwrap_err();
+        assert_eq!(error.to_string(), "Pod n/a: volumes[i]: resource limits.cpu is not there");
     }
 
     #[test]

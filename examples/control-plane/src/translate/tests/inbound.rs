@@ -131,3 +131,35 @@ fn a_pod_without_an_address_has_its_ports_already() {
     let resources = translated(&yaml, &server());
     cluster(&resources, "inbound|8080||");
 }
+
+#[test]
+fn nobody_is_believed_about_client_certificates() {
+    use mesh_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::ForwardClientCertDetails;
+    let told = |resources: &Resources| -> Vec<(bool, ForwardClientCertDetails)> {
+        let chains = resources.listeners.iter().flat_map(|listener| {
+            let inbound = listener.name == "virtualInbound";
+            listener.filter_chains.iter().chain(&listener.default_filter_chain).map(move |c| (inbound, c))
+        });
+        let filters = chains.flat_map(|(inbound, chain)| chain.filters.iter().map(move |f| (inbound, f)));
+        let managers = filters.filter(|(_, f)| f.name.ends_with("http_connection_manager"));
+        managers
+            .map(|(inbound, f)| (inbound, typed::<HttpConnectionManager>(f).forward_client_cert_details()))
+            .collect()
+    };
+    for mode in ["STRICT", "PERMISSIVE", "DISABLE"] {
+        let all = told(&translated(&with_mode(HTTP, mode), &server()));
+        assert!(
+            all.iter().any(|(inbound, _)| *inbound) && all.iter().any(|(inbound, _)| !*inbound),
+            "{all:?}"
+        );
+        for (inbound, details) in all {
+            // The peer's proven identity in place of what was sent; from the own application, nothing.
+            let expected = if inbound {
+                ForwardClientCertDetails::SanitizeSet
+            } else {
+                ForwardClientCertDetails::Sanitize
+            };
+            assert_eq!(details, expected, "{mode}");
+        }
+    }
+}
