@@ -9,6 +9,7 @@
 //! to a cluster that is about to exist: on a start for as long as the clusters take, later for at most [`MAX_HOLD`].
 
 mod references;
+mod slot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::pb::envoy::config::route::v3::RouteConfiguration;
 use crate::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 
 use references::{Kind, Reference, endpoints_of, routes_of, secrets_of_cluster, secrets_of_listener};
+use slot::{Slot, Waiting};
 
 /// How long listeners and routes are held back for new clusters once the first configuration is complete.
 pub const MAX_HOLD: Duration = Duration::from_secs(2);
@@ -89,67 +91,6 @@ pub struct Follow {
     pub routes: BTreeSet<String>,
     /// The secrets that clusters and listeners refer to, where secrets are followed; the whole set.
     pub secrets: BTreeSet<String>,
-}
-
-/// One cluster or listener: what serves, and what waits to serve.
-#[derive(Debug, Clone)]
-struct Slot<T> {
-    /// The references of the version that serves.
-    active: Option<Vec<Reference>>,
-    warming: Option<Waiting<T>>,
-}
-
-#[derive(Debug, Clone)]
-struct Waiting<T> {
-    resource: Arc<T>,
-    references: Vec<Reference>,
-    missing: BTreeSet<(Kind, String)>,
-    until: Option<Duration>,
-}
-
-impl<T> Waiting<T> {
-    fn new(
-        now: Duration,
-        resource: Arc<T>,
-        references: Vec<Reference>,
-        is_missing: impl Fn(&Reference) -> bool,
-    ) -> Self {
-        let missing: Vec<_> = references.iter().filter(|r| is_missing(r)).collect();
-        // One reference that may wait forever makes the resource wait forever.
-        let timeout = missing.iter().map(|r| r.timeout).collect::<Option<Vec<_>>>();
-        let until = timeout.and_then(|t| t.into_iter().max()).map(|timeout| now + timeout);
-        let missing = missing.into_iter().map(|r| (r.kind, r.name.clone())).collect();
-        Self { resource, references, missing, until }
-    }
-}
-
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Self { active: None, warming: None }
-    }
-}
-
-impl<T> Slot<T> {
-    fn references(&self) -> impl Iterator<Item = &Reference> {
-        self.active.iter().flatten().chain(self.warming.iter().flat_map(|w| &w.references))
-    }
-
-    fn serves_with(&self, kind: Kind, name: &str) -> bool {
-        self.active.iter().flatten().any(|r| r.is(kind, name))
-    }
-
-    fn waits(&self, kind: Kind, name: &str) -> bool {
-        let refers = |w: &Waiting<T>| w.references.iter().any(|r| r.is(kind, name));
-        self.warming.as_ref().is_some_and(refers)
-    }
-
-    /// What was waited for is there, or is known not to come. Returns whether nothing else is missing.
-    fn found(&mut self, kind: Kind, name: &str) -> bool {
-        self.warming.as_mut().is_some_and(|waiting| {
-            waiting.missing.remove(&(kind, name.to_owned()));
-            waiting.missing.is_empty()
-        })
-    }
 }
 
 /// The dependency graph of one client: accepted resources in, changes in a safe order out.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_xds::TypeUrl;
-use mesh_xds::client::{AdsClient, ClientError, Names};
+use mesh_xds::client::{AdsClient, ClientError, Names, Protocol};
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
 use mesh_xds::server::{AdsServer, AllowAny, ServerConfig, Snapshot, SnapshotCache};
 use tokio::time::{Instant, timeout};
@@ -62,6 +62,20 @@ async fn a_response_that_is_too_large_ends_the_stream_and_not_the_client() {
     cache.set("all", Snapshot::builder().add(&cluster("b", "1")).unwrap().build());
     let update = timeout(PATIENCE, clusters.next()).await.unwrap().unwrap();
     assert_eq!((update.upserts[0].name.as_str(), &*update.removed), ("b", &["a".to_owned()][..]));
+}
+
+#[tokio::test]
+async fn a_response_of_many_mebibytes_is_read() {
+    for protocol in [Protocol::Delta, Protocol::Sotw] {
+        let running = limited(|_| {}).await;
+        let large = Snapshot::builder().add(&cluster("large", &"x".repeat(6 << 20))).unwrap();
+        running.server.cache().set("all", large.build());
+        let client = AdsClient::builder(node("n")).server(&running.uri).protocol(protocol).start().unwrap();
+        let mut clusters = client.watch::<Cluster>(Names::all());
+        let update = timeout(PATIENCE, clusters.next()).await.unwrap().unwrap();
+        assert_eq!(update.upserts[0].resource.alt_stat_name.len(), 6 << 20);
+        update.accept();
+    }
 }
 
 #[tokio::test]

@@ -144,6 +144,25 @@ async fn alike_nodes_share_the_snapshot_of_their_group() {
     }
 }
 
+#[tokio::test]
+async fn two_streams_of_one_node_are_two_clients() {
+    let cache = SnapshotCache::new();
+    cache.set("n", one_of_each());
+    let running = serve(cache.clone(), AllowAny, 0).await;
+    let channel = channel(&running.uri).await;
+    // As when a client connects again before its old connection is known to be dead.
+    let mut old = RawStream::clusters(channel.clone(), "n").await.unwrap();
+    let mut new = RawStream::clusters(channel, "n").await.unwrap();
+    let (first, second) =
+        (old.responses.message().await.unwrap().unwrap(), new.responses.message().await.unwrap().unwrap());
+    assert_eq!((first.resources.len(), second.resources.len()), (1, 1));
+    assert_eq!(running.server.client_count(), 2);
+    drop(old);
+    eventually("the old one is gone", || running.server.client_count() == 1).await;
+    cache.set("n", cache.get("n").unwrap().edit().add(&cluster("b", "1")).unwrap().build());
+    assert_eq!(new.responses.message().await.unwrap().unwrap().resources[0].name, "b");
+}
+
 /// Puts everybody where it decides, whatever the node says.
 struct Quarantine;
 
