@@ -8,6 +8,8 @@ mod follow;
 mod limits;
 #[path = "end_to_end/reconnect.rs"]
 mod reconnect;
+#[path = "end_to_end/secrets.rs"]
+mod secrets;
 #[path = "end_to_end/services.rs"]
 mod services;
 #[path = "end_to_end/support.rs"]

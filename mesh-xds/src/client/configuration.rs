@@ -120,8 +120,8 @@ impl Configuration {
     }
 
     fn on_secrets(&mut self, update: Update<Secret>) -> Vec<Change> {
-        let (new, removed) = sift(update, |r| (self.accept)(Candidate::Secret(r)), true);
-        self.warming.on_secrets(self.started.elapsed(), new, &removed)
+        let (new, _) = sift(update, |r| (self.accept)(Candidate::Secret(r)), true);
+        self.warming.on_secrets(self.started.elapsed(), new)
     }
 
     /// Subscribes to what is referred to now.

@@ -106,7 +106,6 @@ pub struct Warming {
     /// Names that the server said do not exist.
     no_endpoints: BTreeSet<String>,
     no_routes: BTreeSet<String>,
-    no_secrets: BTreeSet<String>,
     follows_secrets: bool,
     again: Vec<String>,
     /// Whether the first clusters came, and whether all of them were warm once.
@@ -207,26 +206,19 @@ impl Warming {
         changes
     }
 
-    /// Secrets came, or do not exist. What comes is handed on at once, for it always is news to somebody.
-    pub fn on_secrets(
-        &mut self,
-        now: Duration,
-        secrets: Vec<Arc<Secret>>,
-        removed: &[String],
-    ) -> Vec<Change> {
+    /// Secrets came. What comes is handed on at once, for it always is news to somebody. That one does not exist is no
+    /// news: without it nobody could serve, so whoever waits waits on, and what is in use stays in use.
+    pub fn on_secrets(&mut self, now: Duration, secrets: Vec<Arc<Secret>>) -> Vec<Change> {
         let mut changes = Vec::new();
-        let mut settled = Vec::new();
+        let mut ready = Vec::new();
         for secret in secrets {
-            self.secrets.insert(secret.name.clone());
-            self.no_secrets.remove(&secret.name);
-            settled.push(secret.name.clone());
+            let name = secret.name.clone();
             changes.push(Change::Secret(secret));
+            self.found_for_clusters(Kind::Secret, &name, &mut ready);
+            self.found_for_listeners(Kind::Secret, &name);
+            self.secrets.insert(name);
         }
-        self.no_secrets.extend(removed.iter().cloned());
-        for name in settled.iter().chain(removed) {
-            self.found_for_clusters(Kind::Secret, name, &mut changes);
-            self.found_for_listeners(Kind::Secret, name);
-        }
+        changes.append(&mut ready);
         self.release(now, &mut changes);
         changes
     }
@@ -287,7 +279,7 @@ impl Warming {
         match reference.kind {
             Kind::Endpoints => !self.endpoints.contains_key(name) && !self.no_endpoints.contains(name),
             Kind::Routes => !self.routes.contains_key(name) && !self.no_routes.contains(name),
-            Kind::Secret => !self.secrets.contains(name) && !self.no_secrets.contains(name),
+            Kind::Secret => !self.secrets.contains(name),
         }
     }
 
@@ -433,6 +425,5 @@ impl Warming {
         self.held_routes.retain(|name| routes.contains(name));
         self.no_routes.retain(|name| routes.contains(name));
         self.secrets.retain(|name| secrets.contains(name));
-        self.no_secrets.retain(|name| secrets.contains(name));
     }
 }

@@ -266,7 +266,8 @@ async fn settled(server: &mut ServerProcess) -> Result<Counts, Failed> {
 struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU32>,
-    task: tokio::task::JoinHandle<Vec<(u32, std::io::Result<(u16, String)>)>>,
+    /// What went wrong, request by request.
+    task: tokio::task::JoinHandle<Vec<String>>,
 }
 
 impl Load {
@@ -280,7 +281,7 @@ impl Load {
                     let number = done.fetch_add(1, Ordering::Relaxed);
                     match get(port, "/").await {
                         Ok((200, _)) => {}
-                        other => failed.push((number, other)),
+                        other => failed.push(format!("{number}: {other:?}")),
                     }
                 }
                 failed
