@@ -17,6 +17,14 @@ use std::borrow::Cow;
 use prost::Message;
 use prost_types::Any;
 
+/// The wrapper that may stand around a State-of-the-World resource, as `Any` names it.
+pub(crate) const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+
+/// What a client announces that understands times to live, in `node.client_features`.
+pub(crate) const TTL_FEATURE: &str = "xds.config.supports-resource-ttl";
+/// What a client announces that understands [`WRAPPER`].
+pub(crate) const WRAPPER_FEATURE: &str = "xds.config.supports-resource-in-sotw";
+
 /// A message that travels as an xDS resource of its own.
 pub trait Resource: Message + prost::Name + Default + Clone + PartialEq + Send + Sync + 'static {
     /// The type URL, `type.googleapis.com/` and the message's full name.

@@ -18,6 +18,7 @@ mod delta;
 mod encoded;
 #[cfg(feature = "server")]
 mod grpc;
+mod heartbeats;
 #[cfg(feature = "server")]
 mod rate;
 #[cfg(feature = "server")]
@@ -29,6 +30,7 @@ mod status;
 mod stream;
 #[cfg(feature = "server")]
 mod task;
+mod types;
 
 #[cfg(feature = "server")]
 pub use ads::{AdsServer, GroupFn, ServerConfig};
@@ -52,7 +54,7 @@ pub mod services {
     //! The gRPC services one by one, for servers that want only some of them.
     pub use super::csds::Csds;
     pub use super::grpc::{
-        Ads, Clusters, DiscoveryService, Endpoints, Extensions, Listeners, Routes, Runtimes, Secrets,
-        ServiceKind, VirtualHosts,
+        Ads, Clusters, DiscoveryService, Endpoints, Extensions, Listeners, Routes, Runtimes, ScopedRoutes,
+        Secrets, ServiceKind, VirtualHosts,
     };
 }

@@ -7,6 +7,8 @@
 mod envoy;
 #[path = "peers/grpc.rs"]
 mod grpc;
+#[path = "support/server_process.rs"]
+mod server_process;
 #[path = "peers/support.rs"]
 mod support;
 
@@ -17,6 +19,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use support::{Peer, block_on};
 
 fn main() {
+    server_process::run_if_child(envoy::content);
     let required = std::env::var_os("MESH_REQUIRE_PEERS").is_some_and(|v| v == "1");
     let trial = |name: &str, peer: &Peer, run: fn(PathBuf) -> Result<(), Failed>| {
         let path = peer.path.clone();
@@ -28,6 +31,12 @@ fn main() {
     let trials = vec![
         trial("envoy_follows_by_delta", &envoy, |path| block_on(envoy::follows(path, "DELTA_GRPC"))),
         trial("envoy_follows_by_state_of_the_world", &envoy, |path| block_on(envoy::follows(path, "GRPC"))),
+        trial("envoy_outlives_killed_servers_by_delta", &envoy, |path| {
+            block_on(envoy::outlives_kills(path, "DELTA_GRPC"))
+        }),
+        trial("envoy_outlives_killed_servers_by_state_of_the_world", &envoy, |path| {
+            block_on(envoy::outlives_kills(path, "GRPC"))
+        }),
         trial("envoy_config_dump_survives_json", &envoy, |path| block_on(envoy::config_dump(path))),
         trial("grpc_calls_through_xds", &python, |path| block_on(grpc::calls(path))),
     ];

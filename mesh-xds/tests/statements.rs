@@ -7,7 +7,15 @@ mod support;
 
 #[path = "statements/client.rs"]
 mod client;
+#[path = "statements/limits.rs"]
+mod limits;
+#[path = "statements/readme.rs"]
+mod readme;
+#[path = "statements/secrets.rs"]
+mod secrets;
 #[path = "statements/server.rs"]
 mod server;
 #[path = "statements/server_delta.rs"]
 mod server_delta;
+#[path = "statements/time_to_live.rs"]
+mod time_to_live;

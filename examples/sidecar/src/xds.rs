@@ -134,6 +134,8 @@ fn accept(agent: &SharedAgent, candidate: Candidate<'_>) -> Result<(), String> {
             }
             Err(error) => judge(agent, message, Err(error)),
         },
+        // Secrets come from the agent; none are asked for.
+        Candidate::Secret(message) => judge(agent, message, Err("secrets are not taken from the control plane")),
     }
 }
 
@@ -216,6 +218,7 @@ impl References {
                 self.forget_routes(agent, old);
             }
             Change::Routes(routes) => put(agent, &*routes),
+            Change::Secret(_) => {}
             Change::ListenerRemoved(name) => {
                 remove(&agent.handle, &agent.resources, &TypeUrl::LISTENER, &name);
                 agent.life.note_applied(format!("LDS {name}"), true);

@@ -89,7 +89,8 @@ impl ClientError {
 /// How the client stands with its server.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionState {
-    /// Whether a stream is open and has brought a response.
+    /// Whether a stream is open and has proved good: it brought a response, or it has lasted for five seconds, as one does
+    /// whose server has nothing new to say.
     pub connected: bool,
     /// The server of the newest attempt.
     pub server: String,
@@ -263,7 +264,17 @@ impl AdsClient {
         &self,
         accept: impl FnMut(Candidate<'_>) -> Result<(), String> + Send + 'static,
     ) -> Configuration {
-        Configuration::new(self, Box::new(accept))
+        Configuration::new(self, false, Box::new(accept))
+    }
+
+    /// As [`configuration`](Self::configuration), with the secrets that TLS contexts take from ADS: they are watched too,
+    /// and clusters and listeners wait for theirs. Secrets from a socket, a file or another server are the consumer's
+    /// own business in either case.
+    pub fn configuration_with_secrets(
+        &self,
+        accept: impl FnMut(Candidate<'_>) -> Result<(), String> + Send + 'static,
+    ) -> Configuration {
+        Configuration::new(self, true, Box::new(accept))
     }
 
     /// How the client stands with its server; changes wake the receiver.

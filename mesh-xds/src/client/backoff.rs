@@ -40,7 +40,7 @@ impl Backoff {
         step / 2 + (step / 2).mul_f64(f64::from(share) / f64::from(u32::MAX))
     }
 
-    /// Starts again at `base`: call it after a response came.
+    /// Starts again at `base`: call it when a stream has proved good.
     pub const fn reset(&mut self) {
         self.step = self.base;
     }

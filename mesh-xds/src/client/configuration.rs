@@ -10,6 +10,7 @@ use crate::pb::envoy::config::cluster::v3::Cluster;
 use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::listener::v3::Listener;
 use crate::pb::envoy::config::route::v3::RouteConfiguration;
+use crate::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use crate::resource::Resource;
 
 use super::ads::AdsClient;
@@ -20,34 +21,38 @@ use super::watch::{Update, Watch};
 
 type Accept = Box<dyn FnMut(Candidate<'_>) -> Result<(), String> + Send>;
 
-/// Made by [`AdsClient::configuration`].
+/// Made by [`AdsClient::configuration`] and [`AdsClient::configuration_with_secrets`].
 pub struct Configuration {
     clusters: Watch<Cluster>,
     endpoints: Watch<ClusterLoadAssignment>,
     listeners: Watch<Listener>,
     routes: Watch<RouteConfiguration>,
+    secrets: Option<Watch<Secret>>,
     accept: Accept,
     warming: Warming,
     started: Instant,
     wanted_endpoints: BTreeSet<String>,
     wanted_routes: BTreeSet<String>,
+    wanted_secrets: BTreeSet<String>,
     seen_clusters: bool,
     seen_listeners: bool,
     complete_once: bool,
 }
 
 impl Configuration {
-    pub(super) fn new(client: &AdsClient, accept: Accept) -> Self {
+    pub(super) fn new(client: &AdsClient, secrets: bool, accept: Accept) -> Self {
         Self {
             clusters: client.watch(Names::all()),
             endpoints: client.watch(Names::none()),
             listeners: client.watch(Names::all()),
             routes: client.watch(Names::none()),
+            secrets: secrets.then(|| client.watch(Names::none())),
             accept,
-            warming: Warming::new(),
+            warming: if secrets { Warming::with_secrets() } else { Warming::new() },
             started: Instant::now(),
             wanted_endpoints: BTreeSet::new(),
             wanted_routes: BTreeSet::new(),
+            wanted_secrets: BTreeSet::new(),
             seen_clusters: false,
             seen_listeners: false,
             complete_once: false,
@@ -68,6 +73,7 @@ impl Configuration {
                 update = self.endpoints.next() => self.on_endpoints(update?),
                 update = self.listeners.next() => self.on_listeners(update?),
                 update = self.routes.next() => self.on_routes(update?),
+                update = next(&mut self.secrets) => self.on_secrets(update?),
                 () = at(timer) => self.warming.on_timer(self.started.elapsed()),
             };
             self.follow();
@@ -113,6 +119,11 @@ impl Configuration {
         self.warming.on_routes(self.started.elapsed(), new, &removed)
     }
 
+    fn on_secrets(&mut self, update: Update<Secret>) -> Vec<Change> {
+        let (new, _) = sift(update, |r| (self.accept)(Candidate::Secret(r)), true);
+        self.warming.on_secrets(self.started.elapsed(), new)
+    }
+
     /// Subscribes to what is referred to now.
     fn follow(&mut self) {
         let follow = self.warming.follow();
@@ -126,6 +137,10 @@ impl Configuration {
         if follow.routes != self.wanted_routes {
             self.routes.set(Names { all: false, names: follow.routes.clone() });
             self.wanted_routes = follow.routes;
+        }
+        if let Some(secrets) = self.secrets.as_ref().filter(|_| follow.secrets != self.wanted_secrets) {
+            secrets.set(Names { all: false, names: follow.secrets.clone() });
+            self.wanted_secrets = follow.secrets;
         }
     }
 }
@@ -156,6 +171,13 @@ fn sift<T: Resource>(
     let removed = if missing { Vec::new() } else { std::mem::take(&mut update.removed) };
     update.accept();
     (accepted, removed)
+}
+
+async fn next<T: Resource>(watch: &mut Option<Watch<T>>) -> Option<Update<T>> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn at(when: Option<Instant>) {

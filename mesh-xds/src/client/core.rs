@@ -1,6 +1,7 @@
 //! The client's side of the protocol, without IO.
 
 mod delta;
+mod incoming;
 mod sotw;
 mod types;
 
@@ -13,7 +14,7 @@ use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use crate::resource::TypeUrl;
+use crate::resource::{TTL_FEATURE, TypeUrl, WRAPPER_FEATURE};
 
 use self::types::{Answer, TypeState};
 use super::state::{Rejection, ResourceState};
@@ -48,7 +49,8 @@ pub struct Received {
     pub resource: Any,
     /// Whether the version in use is this one already.
     pub unchanged: bool,
-    pub(super) ttl: Option<Duration>,
+    ttl: Option<Duration>,
+    content: u64,
 }
 
 /// What one response brought. It has to be decided with [`ClientCore::decide`], which is what acknowledges it.
@@ -105,9 +107,15 @@ pub struct ClientCore {
 }
 
 impl ClientCore {
-    /// A client that wants nothing yet. Resources are reported missing after 15 s.
+    /// A client that wants nothing yet. Resources are reported missing after 15 s. The node announces that it understands
+    /// times to live.
     #[must_use]
-    pub const fn new(protocol: Protocol, node: Node) -> Self {
+    pub fn new(protocol: Protocol, mut node: Node) -> Self {
+        for feature in [TTL_FEATURE, WRAPPER_FEATURE] {
+            if !node.client_features.iter().any(|announced| announced == feature) {
+                node.client_features.push(feature.to_owned());
+            }
+        }
         Self {
             protocol,
             node,
@@ -170,7 +178,7 @@ impl ClientCore {
         self.types.values_mut().for_each(TypeState::restart);
     }
 
-    /// The stream is gone. What was accepted stays; deliveries that are still undecided are decided into the void.
+    /// The stream is gone. What was accepted stays, and what is accepted yet of its deliveries counts as well.
     pub fn disconnected(&mut self) {
         self.connected = false;
         self.types.values_mut().for_each(TypeState::restart);
@@ -181,10 +189,18 @@ impl ClientCore {
         if !self.connected {
             return None;
         }
-        let mut request = match self.protocol {
-            Protocol::Delta => self.next_delta(now).map(|r| ClientRequest::Delta(Box::new(r))),
-            Protocol::Sotw => self.next_sotw(now).map(|r| ClientRequest::Sotw(Box::new(r))),
-        }?;
+        let protocol = self.protocol;
+        let mut request = match self.strays.pop_front() {
+            Some((type_url, answer)) => stray(protocol, &type_url, answer),
+            None => self.types.iter_mut().find_map(|((_, type_url), state)| match protocol {
+                Protocol::Delta => {
+                    delta::request(type_url, state, now).map(|r| ClientRequest::Delta(Box::new(r)))
+                }
+                Protocol::Sotw => {
+                    sotw::request(type_url, state, now).map(|r| ClientRequest::Sotw(Box::new(r)))
+                }
+            })?,
+        };
         if !self.node_sent {
             self.node_sent = true;
             match &mut request {
@@ -198,8 +214,8 @@ impl ClientCore {
     /// Takes a response. `None` when there is nothing to decide: the answer is ready already.
     pub fn on_response(&mut self, now: Duration, response: ClientResponse) -> Option<Delivery> {
         match (self.protocol, response) {
-            (Protocol::Delta, ClientResponse::Delta(response)) => self.on_delta(now, *response),
-            (Protocol::Sotw, ClientResponse::Sotw(response)) => self.on_sotw(now, *response),
+            (Protocol::Delta, ClientResponse::Delta(response)) => self.take(now, (*response).into()),
+            (Protocol::Sotw, ClientResponse::Sotw(response)) => self.take(now, (*response).into()),
             // The transport opens one kind of stream; the other kind cannot arrive on it.
             _ => None,
         }
@@ -208,7 +224,7 @@ impl ClientCore {
     /// Decides a delivery: everything in it is accepted, but for the resources that are named here.
     ///
     /// The response is acknowledged when all earlier ones of its type are decided; with rejections it is a NACK that
-    /// names each of them. An unknown id (of a stream that is gone) is ignored.
+    /// names each of them. A response of the stream before has nobody to acknowledge it to; an unknown id is ignored.
     pub fn decide(&mut self, now: Duration, id: u64, rejections: Vec<Rejection>) {
         for state in self.types.values_mut() {
             if state.decide(now, id, &rejections) {
@@ -250,5 +266,24 @@ impl ClientCore {
     fn fresh_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+}
+
+/// The answer to a response of a type that nobody watches.
+fn stray(protocol: Protocol, type_url: &TypeUrl, answer: Answer) -> ClientRequest {
+    let (type_url, Answer { nonce, error }) = (type_url.as_str().to_owned(), answer);
+    match protocol {
+        Protocol::Delta => ClientRequest::Delta(Box::new(DeltaDiscoveryRequest {
+            type_url,
+            response_nonce: nonce,
+            error_detail: error,
+            ..Default::default()
+        })),
+        Protocol::Sotw => ClientRequest::Sotw(Box::new(DiscoveryRequest {
+            type_url,
+            response_nonce: nonce,
+            error_detail: error,
+            ..Default::default()
+        })),
     }
 }

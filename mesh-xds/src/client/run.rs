@@ -30,6 +30,10 @@ const MAX_UNDECIDED: usize = 32;
 /// The peer is pinged when nothing moved for this long, and given up when it does not answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
+/// A stream that lives this long is a good one although nothing came on it: to a client that has everything, a server
+/// has nothing to say.
+const PROVEN_AFTER: Duration = Duration::from_secs(5);
+
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) targets: Vec<Target>,
@@ -65,7 +69,8 @@ enum End {
     Released,
     Failed {
         error: ClientError,
-        answered: bool,
+        /// Whether the server was a good one until then.
+        proven: bool,
     },
 }
 
@@ -88,13 +93,13 @@ pub(super) async fn run(
         let target = runner.settings.targets[server % runner.settings.targets.len()].clone();
         let end = runner.stream(&target).await;
         runner.core.disconnected();
-        let End::Failed { error, answered } = end else { return };
+        let End::Failed { error, proven } = end else { return };
         tracing::debug!(server = %target, reason = error.reason(), %error, "ADS stream ended");
         runner.state.send_modify(|state| {
             state.connected = false;
             state.last_error = Some(error);
         });
-        if answered {
+        if proven {
             backoff.reset();
         } else {
             server += 1;
@@ -188,7 +193,7 @@ impl Runner {
         };
         let mut inbound = match opened {
             Ok(inbound) => inbound,
-            Err(error) => return End::Failed { error, answered: false },
+            Err(error) => return End::Failed { error, proven: false },
         };
         self.state.send_modify(|state| state.streams += 1);
         self.exchange(&mut inbound, &out, target).await
@@ -208,7 +213,8 @@ impl Runner {
         out: &mpsc::UnboundedSender<ClientRequest>,
         target: &Target,
     ) -> End {
-        let mut answered = false;
+        let mut proven = false;
+        let proven_at = Instant::now() + PROVEN_AFTER;
         loop {
             self.flush(out);
             let room = self.core.undecided() < MAX_UNDECIDED;
@@ -221,25 +227,33 @@ impl Runner {
                 },
                 message = inbound.next(), if room => match message {
                     Ok(Some(response)) => {
-                        if !answered {
-                            answered = true;
-                            let identifier = response.control_plane();
-                            self.state.send_modify(|state| {
-                                state.connected = true;
-                                state.control_plane = identifier;
-                            });
+                        if !std::mem::replace(&mut proven, true) {
+                            self.prove(Some(response.control_plane()));
                         }
                         self.deliver(response);
                     }
                     Ok(None) => {
                         let error = stream_error(target, &Status::ok("the server closed the stream"));
-                        return End::Failed { error, answered };
+                        return End::Failed { error, proven };
                     }
-                    Err(status) => return End::Failed { error: stream_error(target, &status), answered },
+                    Err(status) => return End::Failed { error: stream_error(target, &status), proven },
                 },
                 () = at(timer) => self.lapse(),
+                () = sleep_until(proven_at), if !proven => {
+                    proven = true;
+                    self.prove(None);
+                }
             }
         }
+    }
+
+    fn prove(&self, control_plane: Option<String>) {
+        self.state.send_modify(|state| {
+            state.connected = true;
+            if let Some(control_plane) = control_plane {
+                state.control_plane = control_plane;
+            }
+        });
     }
 
     fn deliver(&mut self, response: ClientResponse) {

@@ -1,13 +1,15 @@
 //! Dependency order: nothing is handed over before what it needs is there.
 //!
 //! A cluster with endpoints from EDS waits for a `ClusterLoadAssignment` that arrives after it; a listener with routes
-//! from RDS waits for those it does not know yet. Until then the previous version serves. `initial_fetch_timeout` of
-//! the reference bounds the wait (default 15 s, zero waits forever); after it the resource is handed over without.
+//! from RDS waits for those it does not know yet; where secrets are followed, both wait for those that they refer to over
+//! ADS. Until then the previous version serves. `initial_fetch_timeout` of the reference bounds the wait (default 15 s,
+//! zero waits forever); after it the resource is handed over without.
 //!
 //! Listeners and routes that arrive while a cluster is new and not yet warm wait for it too, so that a route never leads
 //! to a cluster that is about to exist: on a start for as long as the clusters take, later for at most [`MAX_HOLD`].
 
 mod references;
+mod slot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,8 +22,10 @@ use crate::pb::envoy::config::cluster::v3::Cluster;
 use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::listener::v3::Listener;
 use crate::pb::envoy::config::route::v3::RouteConfiguration;
+use crate::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 
-use references::{Reference, endpoints_of, routes_of};
+use references::{Kind, Reference, endpoints_of, routes_of, secrets_of_cluster, secrets_of_listener};
+use slot::{Slot, Waiting};
 
 /// How long listeners and routes are held back for new clusters once the first configuration is complete.
 pub const MAX_HOLD: Duration = Duration::from_secs(2);
@@ -37,6 +41,8 @@ pub enum Candidate<'a> {
     Listener(&'a Listener),
     /// From RDS.
     Routes(&'a RouteConfiguration),
+    /// From SDS, where secrets are followed.
+    Secret(&'a Secret),
 }
 
 /// What is to be applied, in this order.
@@ -66,6 +72,8 @@ pub enum Change {
     },
     /// A route configuration that an active listener refers to changed.
     Routes(Arc<RouteConfiguration>),
+    /// A secret is new, before anything that needs it, or it changed.
+    Secret(Arc<Secret>),
     /// A listener is gone.
     ListenerRemoved(String),
     /// A cluster is gone.
@@ -81,34 +89,8 @@ pub struct Follow {
     pub endpoints_again: Vec<String>,
     /// The route configurations that listeners refer to; the whole set.
     pub routes: BTreeSet<String>,
-}
-
-/// One cluster or listener: what serves, and what waits to serve.
-#[derive(Debug, Clone)]
-struct Slot<T> {
-    /// The references of the version that serves.
-    active: Option<Vec<Reference>>,
-    warming: Option<Waiting<T>>,
-}
-
-#[derive(Debug, Clone)]
-struct Waiting<T> {
-    resource: Arc<T>,
-    references: Vec<Reference>,
-    missing: BTreeSet<String>,
-    until: Option<Duration>,
-}
-
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Self { active: None, warming: None }
-    }
-}
-
-impl<T> Slot<T> {
-    fn references(&self) -> impl Iterator<Item = &Reference> {
-        self.active.iter().flatten().chain(self.warming.iter().flat_map(|w| &w.references))
-    }
+    /// The secrets that clusters and listeners refer to, where secrets are followed; the whole set.
+    pub secrets: BTreeSet<String>,
 }
 
 /// The dependency graph of one client: accepted resources in, changes in a safe order out.
@@ -119,9 +101,12 @@ pub struct Warming {
     /// Encoded, because most are never looked at again.
     endpoints: BTreeMap<String, Bytes>,
     routes: BTreeMap<String, Bytes>,
+    /// Of secrets only the names: nobody but the consumer has to hold keys.
+    secrets: BTreeSet<String>,
     /// Names that the server said do not exist.
     no_endpoints: BTreeSet<String>,
     no_routes: BTreeSet<String>,
+    follows_secrets: bool,
     again: Vec<String>,
     /// Whether the first clusters came, and whether all of them were warm once.
     clusters_seen: bool,
@@ -138,6 +123,12 @@ impl Warming {
         Self::default()
     }
 
+    /// Secrets are followed too, and waited for.
+    #[must_use]
+    pub fn with_secrets() -> Self {
+        Self { follows_secrets: true, ..Self::default() }
+    }
+
     /// Clusters came or went. A redefined one waits for endpoints that arrive from now on.
     pub fn on_clusters(
         &mut self,
@@ -149,28 +140,30 @@ impl Warming {
         self.clusters_seen = true;
         for cluster in clusters {
             let name = cluster.name.clone();
-            let reference = endpoints_of(&cluster);
-            let slot = self.clusters.entry(name.clone()).or_default();
-            let Some(reference) = reference else {
-                *slot = Slot { active: Some(Vec::new()), warming: None };
-                changes.push(Change::Cluster { cluster, endpoints: None });
-                continue;
-            };
-            let known = self.endpoints.get(&reference.name).filter(|_| slot.active.is_none());
-            if let Some(known) = known {
-                // Another cluster with the same endpoints brought them already.
-                let endpoints = ClusterLoadAssignment::decode(known.clone()).ok().map(Arc::new);
-                *slot = Slot { active: Some(vec![reference]), warming: None };
-                changes.push(Change::Cluster { cluster, endpoints });
-                continue;
+            let endpoints = endpoints_of(&cluster);
+            let mut slot = self.clusters.remove(&name).unwrap_or_default();
+            // Endpoints that another cluster brought serve a new one; a redefined one asks for them again.
+            let is_new = slot.active.is_none();
+            if let Some(eds) =
+                endpoints.as_ref().filter(|eds| !is_new || !self.endpoints.contains_key(&eds.name))
+            {
+                if self.endpoints.contains_key(&eds.name) || self.no_endpoints.contains(&eds.name) {
+                    self.again.push(eds.name.clone());
+                }
+                self.no_endpoints.remove(&eds.name);
             }
-            if self.endpoints.contains_key(&reference.name) || self.no_endpoints.contains(&reference.name) {
-                self.again.push(reference.name.clone());
+            let secrets = if self.follows_secrets { secrets_of_cluster(&cluster) } else { Vec::new() };
+            let references = endpoints.into_iter().chain(secrets).collect();
+            let waiting = Waiting::new(now, cluster, references, |r| match r.kind {
+                Kind::Endpoints => !is_new || !self.endpoints.contains_key(&r.name),
+                _ => self.is_unknown(r),
+            });
+            let ready = waiting.missing.is_empty();
+            slot.warming = Some(waiting);
+            self.clusters.insert(name.clone(), slot);
+            if ready {
+                changes.extend(self.activate_cluster(&name));
             }
-            self.no_endpoints.remove(&reference.name);
-            let until = reference.timeout.map(|timeout| now + timeout);
-            let missing = BTreeSet::from([reference.name.clone()]);
-            slot.warming = Some(Waiting { resource: cluster, references: vec![reference], missing, until });
         }
         for name in removed {
             if self.clusters.remove(name).is_some_and(|slot| slot.active.is_some()) {
@@ -195,21 +188,37 @@ impl Warming {
             let bytes = Bytes::from(assignment.encode_to_vec());
             let news = self.endpoints.insert(name.clone(), bytes.clone()).is_none_or(|old| old != bytes);
             self.no_endpoints.remove(&name);
-            let serving: Vec<_> =
-                self.clusters_at(&name, |slot| slot.warming.is_none() && slot.active.is_some());
-            for cluster in self.clusters_at(&name, |slot| slot.warming.is_some()) {
-                changes.extend(self.activate_cluster(&cluster, Some(assignment.clone())));
-            }
-            if news && !serving.is_empty() {
-                changes.push(Change::Endpoints { clusters: serving, endpoints: assignment });
+            let activated = self.found_for_clusters(Kind::Endpoints, &name, &mut changes);
+            let serves = |(cluster, slot): &(&String, &Slot<Cluster>)| {
+                slot.serves_with(Kind::Endpoints, &name) && !activated.contains(*cluster)
+            };
+            let clusters: Vec<_> =
+                self.clusters.iter().filter(serves).map(|(cluster, _)| cluster.clone()).collect();
+            if news && !clusters.is_empty() {
+                changes.push(Change::Endpoints { clusters, endpoints: assignment });
             }
         }
         for name in removed {
             self.no_endpoints.insert(name.clone());
-            for cluster in self.clusters_at(name, |slot| slot.warming.is_some()) {
-                changes.extend(self.activate_cluster(&cluster, None));
-            }
+            self.found_for_clusters(Kind::Endpoints, name, &mut changes);
         }
+        self.release(now, &mut changes);
+        changes
+    }
+
+    /// Secrets came. What comes is handed on at once, for it always is news to somebody. That one does not exist is no
+    /// news: without it nobody could serve, so whoever waits waits on, and what is in use stays in use.
+    pub fn on_secrets(&mut self, now: Duration, secrets: Vec<Arc<Secret>>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut ready = Vec::new();
+        for secret in secrets {
+            let name = secret.name.clone();
+            changes.push(Change::Secret(secret));
+            self.found_for_clusters(Kind::Secret, &name, &mut ready);
+            self.found_for_listeners(Kind::Secret, &name);
+            self.secrets.insert(name);
+        }
+        changes.append(&mut ready);
         self.release(now, &mut changes);
         changes
     }
@@ -224,16 +233,10 @@ impl Warming {
         let mut changes = Vec::new();
         for listener in listeners {
             let name = listener.name.clone();
-            let references = routes_of(&listener);
-            let unknown =
-                |r: &&Reference| !self.routes.contains_key(&r.name) && !self.no_routes.contains(&r.name);
-            let missing: BTreeSet<_> = references.iter().filter(unknown).map(|r| r.name.clone()).collect();
-            let waits = references.iter().filter(|r| missing.contains(&r.name)).map(|r| r.timeout);
-            // One reference that may wait forever makes the listener wait forever.
-            let timeout = waits.collect::<Option<Vec<_>>>().and_then(|t| t.into_iter().max());
-            let until = timeout.map(|timeout| now + timeout);
-            let slot = self.listeners.entry(name).or_default();
-            slot.warming = Some(Waiting { resource: listener, references, missing, until });
+            let secrets = if self.follows_secrets { secrets_of_listener(&listener) } else { Vec::new() };
+            let references = routes_of(&listener).into_iter().chain(secrets).collect();
+            let waiting = Waiting::new(now, listener, references, |r| self.is_unknown(r));
+            self.listeners.entry(name).or_default().warming = Some(waiting);
         }
         for name in removed {
             if self.listeners.remove(name).is_some_and(|slot| slot.active.is_some()) {
@@ -260,20 +263,41 @@ impl Warming {
             if news {
                 self.held_routes.insert(name.clone());
             }
-            self.no_longer_missing(&name);
+            self.found_for_listeners(Kind::Routes, &name);
         }
         for name in removed {
             self.no_routes.insert(name.clone());
-            self.no_longer_missing(name);
+            self.found_for_listeners(Kind::Routes, name);
         }
         let mut changes = Vec::new();
         self.release(now, &mut changes);
         changes
     }
 
-    fn no_longer_missing(&mut self, routes: &str) {
-        for waiting in self.listeners.values_mut().filter_map(|slot| slot.warming.as_mut()) {
-            waiting.missing.remove(routes);
+    fn is_unknown(&self, reference: &Reference) -> bool {
+        let name = &reference.name;
+        match reference.kind {
+            Kind::Endpoints => !self.endpoints.contains_key(name) && !self.no_endpoints.contains(name),
+            Kind::Routes => !self.routes.contains_key(name) && !self.no_routes.contains(name),
+            Kind::Secret => !self.secrets.contains(name),
+        }
+    }
+
+    /// Hands over the clusters for which this was the last thing missing, and returns their names.
+    fn found_for_clusters(&mut self, kind: Kind, name: &str, changes: &mut Vec<Change>) -> Vec<String> {
+        let waiting = self.clusters.iter_mut().filter(|(_, slot)| slot.waits(kind, name));
+        let ready: Vec<_> =
+            waiting.filter_map(|(cluster, slot)| slot.found(kind, name).then(|| cluster.clone())).collect();
+        for cluster in &ready {
+            changes.extend(self.activate_cluster(cluster));
+        }
+        ready
+    }
+
+    /// The same for listeners, which [`release`](Self::release) hands over.
+    fn found_for_listeners(&mut self, kind: Kind, name: &str) {
+        for slot in self.listeners.values_mut() {
+            slot.found(kind, name);
         }
     }
 
@@ -297,7 +321,7 @@ impl Warming {
         }
         self.held_until = None;
         for name in std::mem::take(&mut self.held_routes) {
-            let used = self.listeners.values().any(|s| s.active.iter().flatten().any(|r| r.name == name));
+            let used = self.listeners.values().any(|slot| slot.serves_with(Kind::Routes, &name));
             let routes = self.routes.get(&name).filter(|_| used);
             let routes = routes.and_then(|bytes| RouteConfiguration::decode(bytes.clone()).ok());
             changes.extend(routes.map(|routes| Change::Routes(Arc::new(routes))));
@@ -324,7 +348,7 @@ impl Warming {
         }
         let mut changes = Vec::new();
         for name in late(&self.clusters, now) {
-            changes.extend(self.activate_cluster(&name, None));
+            changes.extend(self.activate_cluster(&name));
         }
         for name in late(&self.listeners, now) {
             if let Some(waiting) = self.listeners.get_mut(&name).and_then(|slot| slot.warming.as_mut()) {
@@ -338,9 +362,17 @@ impl Warming {
 
     /// What has to be subscribed to now. `endpoints_again` is handed out once.
     pub fn follow(&mut self) -> Follow {
-        let endpoints = self.clusters.values().flat_map(Slot::references).map(|r| r.name.clone()).collect();
-        let routes = self.listeners.values().flat_map(Slot::references).map(|r| r.name.clone()).collect();
-        Follow { endpoints, endpoints_again: std::mem::take(&mut self.again), routes }
+        let endpoints = self.names(Kind::Endpoints).map(str::to_owned).collect();
+        let routes = self.names(Kind::Routes).map(str::to_owned).collect();
+        let secrets = self.names(Kind::Secret).map(str::to_owned).collect();
+        Follow { endpoints, endpoints_again: std::mem::take(&mut self.again), routes, secrets }
+    }
+
+    /// Every name of a kind that something refers to.
+    fn names(&self, kind: Kind) -> impl Iterator<Item = &str> {
+        let clusters = self.clusters.values().flat_map(Slot::references);
+        let all = clusters.chain(self.listeners.values().flat_map(Slot::references));
+        all.filter(move |r| r.kind == kind).map(|r| r.name.as_str())
     }
 
     /// Names of clusters and listeners that wait for what they need.
@@ -359,27 +391,25 @@ impl Warming {
         clusters.chain(listeners).next()
     }
 
-    fn clusters_at(&self, endpoints: &str, wanted: impl Fn(&Slot<Cluster>) -> bool) -> Vec<String> {
-        let refers = |slot: &Slot<Cluster>| slot.references().any(|r| r.name == endpoints);
-        let found = self.clusters.iter().filter(|(_, slot)| wanted(slot) && refers(slot));
-        found.map(|(name, _)| name.clone()).collect()
-    }
-
-    fn activate_cluster(
-        &mut self,
-        name: &str,
-        endpoints: Option<Arc<ClusterLoadAssignment>>,
-    ) -> Option<Change> {
+    /// With the endpoints that came; without, where they do not exist or did not come in time.
+    fn activate_cluster(&mut self, name: &str) -> Option<Change> {
         let slot = self.clusters.get_mut(name)?;
-        let waiting = slot.warming.take()?;
-        slot.active = Some(waiting.references);
-        Some(Change::Cluster { cluster: waiting.resource, endpoints })
+        let Waiting { resource, references, missing, .. } = slot.warming.take()?;
+        let is_there = |r: &&Reference| {
+            let came = !missing.contains(&(r.kind, r.name.clone())) && !self.no_endpoints.contains(&r.name);
+            r.kind == Kind::Endpoints && came
+        };
+        let bytes = references.iter().find(is_there).and_then(|r| self.endpoints.get(&r.name));
+        let endpoints = bytes.and_then(|b| ClusterLoadAssignment::decode(b.clone()).ok()).map(Arc::new);
+        slot.active = Some(references);
+        Some(Change::Cluster { cluster: resource, endpoints })
     }
 
     fn activate_listener(&mut self, name: &str) -> Option<Change> {
         let slot = self.listeners.get_mut(name)?;
         let waiting = slot.warming.take()?;
-        let known = waiting.references.iter().filter_map(|r| self.routes.get(&r.name));
+        let routes = waiting.references.iter().filter(|r| r.kind == Kind::Routes);
+        let known = routes.filter_map(|r| self.routes.get(&r.name));
         let routes = known.filter_map(|b| RouteConfiguration::decode(b.clone()).ok().map(Arc::new)).collect();
         slot.active = Some(waiting.references);
         Some(Change::Listener { listener: waiting.resource, routes })
@@ -387,14 +417,13 @@ impl Warming {
 
     /// A resource that nobody refers to dies with its last parent.
     fn forget_unreferenced(&mut self) {
-        let used: BTreeSet<&str> =
-            self.clusters.values().flat_map(Slot::references).map(|r| r.name.as_str()).collect();
-        self.endpoints.retain(|name, _| used.contains(name.as_str()));
-        self.no_endpoints.retain(|name| used.contains(name.as_str()));
-        let used: BTreeSet<&str> =
-            self.listeners.values().flat_map(Slot::references).map(|r| r.name.as_str()).collect();
-        self.routes.retain(|name, _| used.contains(name.as_str()));
-        self.held_routes.retain(|name| used.contains(name.as_str()));
-        self.no_routes.retain(|name| used.contains(name.as_str()));
+        let used = |kind| self.names(kind).map(str::to_owned).collect::<BTreeSet<_>>();
+        let (endpoints, routes, secrets) = (used(Kind::Endpoints), used(Kind::Routes), used(Kind::Secret));
+        self.endpoints.retain(|name, _| endpoints.contains(name));
+        self.no_endpoints.retain(|name| endpoints.contains(name));
+        self.routes.retain(|name, _| routes.contains(name));
+        self.held_routes.retain(|name| routes.contains(name));
+        self.no_routes.retain(|name| routes.contains(name));
+        self.secrets.retain(|name| secrets.contains(name));
     }
 }

@@ -15,7 +15,7 @@ use super::clients::{ClientStatus, Observer, Registry};
 use super::config::StreamRules;
 use super::grpc::{
     Ads, Clusters, DiscoveryService, Endpoints, Extensions, Listeners, Routes as RouteService, Runtimes,
-    Secrets, VirtualHosts,
+    ScopedRoutes, Secrets, VirtualHosts,
 };
 
 /// Maps a node to the group whose snapshots it receives.
@@ -29,7 +29,7 @@ pub struct ServerConfig {
     pub rules: StreamRules,
     /// The group of a node. Default: its id, so that every node has snapshots of its own.
     pub group: GroupFn,
-    /// The largest request that is read. Default 4 MiB; a larger one ends its stream with `OUT_OF_RANGE`.
+    /// The largest request that is read. Default 4 MiB; a larger one ends its stream with `RESOURCE_EXHAUSTED`.
     pub max_request_bytes: usize,
     /// How long a stream may say nothing before its first request. Default 10 s, then `DEADLINE_EXCEEDED`.
     pub first_request_timeout: Duration,
@@ -128,7 +128,7 @@ impl AdsServer {
         DiscoveryService::new(self.clone())
     }
 
-    /// Every service: ADS, CDS, EDS, LDS, RDS, VHDS, SDS, ECDS and RTDS.
+    /// Every service: ADS, CDS, EDS, LDS, RDS, SRDS, VHDS, SDS, ECDS and RTDS.
     #[must_use]
     pub fn routes(&self) -> Routes {
         Routes::new(self.ads())
@@ -136,6 +136,7 @@ impl AdsServer {
             .add_service(DiscoveryService::<Endpoints>::new(self.clone()))
             .add_service(DiscoveryService::<Listeners>::new(self.clone()))
             .add_service(DiscoveryService::<RouteService>::new(self.clone()))
+            .add_service(DiscoveryService::<ScopedRoutes>::new(self.clone()))
             .add_service(DiscoveryService::<VirtualHosts>::new(self.clone()))
             .add_service(DiscoveryService::<Secrets>::new(self.clone()))
             .add_service(DiscoveryService::<Extensions>::new(self.clone()))

@@ -13,8 +13,8 @@ use crate::pb::envoy::config::core::v3::Node;
 pub struct Caller {
     /// The request's headers: `authorization`, for instance.
     pub metadata: MetadataMap,
-    /// What the listener attached: tonic's `TcpConnectInfo`, `UdsConnectInfo` or `TlsConnectInfo` with the peer's
-    /// certificates.
+    /// What the listener attached, by tonic's trait `Connected`: its `TcpConnectInfo` or `UdsConnectInfo`, or what a
+    /// connection of one's own says of its peer, such as the certificate.
     pub extensions: http::Extensions,
 }
 

@@ -70,6 +70,15 @@ impl SnapshotCache {
         receiver
     }
 
+    /// A stream of the group has ended: a group without streams and without a snapshot leaves nothing behind, for a node
+    /// may call itself anything.
+    pub(super) fn release(&self, group: &str) {
+        let mut groups = self.lock();
+        if groups.get(group).is_some_and(|g| g.receiver_count() == 0 && g.borrow().is_none()) {
+            groups.remove(group);
+        }
+    }
+
     fn entry<'a>(groups: &'a mut Groups, group: &str) -> &'a watch::Sender<Option<Arc<Snapshot>>> {
         groups.entry(Arc::from(group)).or_insert_with(|| watch::channel(None).0)
     }

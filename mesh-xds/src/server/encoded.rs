@@ -12,7 +12,7 @@ use crate::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::route::v3::RouteConfiguration;
 use crate::pb::envoy::service::discovery::v3 as discovery;
-use crate::resource::{self, Resource, ResourceError, TypeUrl, Version};
+use crate::resource::{self, Resource, ResourceError, TypeUrl, Version, WRAPPER};
 
 /// The field number of `resources` in both kinds of response, and of `resource` in the Delta wrapper.
 const RESOURCES: u32 = 2;
@@ -28,6 +28,7 @@ pub struct EncodedResource {
     ttl: Option<Duration>,
     endpoints: Option<Arc<str>>,
     delta: Bytes,
+    content_at: usize,
     sotw_at: usize,
     any_at: usize,
 }
@@ -48,23 +49,31 @@ impl EncodedResource {
     pub fn from_any(any: &Any) -> Result<Self, ResourceError> {
         let type_url = TypeUrl::from(any.type_url.as_str());
         let name = resource::peek_name(&type_url, &any.value)?;
-        Ok(Self::assemble(type_url, name, any, None))
+        Ok(Self::assemble(type_url, name, any, None, Version::of(&any.value)))
     }
 
-    /// Gives the resource a time to live: a client that hears nothing for this long deletes it.
+    /// Gives the resource a time to live: a client that hears nothing for this long deletes it. Another time is another
+    /// version, so that clients hear of it.
     ///
-    /// The server refreshes it with heartbeats at half the time. Only clients that announce
-    /// `xds.config.supports-resource-ttl` act on it.
+    /// The server refreshes it at half the time. Clients that do not announce `xds.config.supports-resource-ttl`, in
+    /// State-of-the-World also `xds.config.supports-resource-in-sotw`, get the resource without it.
     ///
     /// # Errors
     /// Never for a resource that was built by this type.
     pub fn with_ttl(self, ttl: Duration) -> Result<Self, ResourceError> {
         let any = self.to_any()?;
-        Ok(Self::assemble(self.type_url, self.name.to_string(), &any, Some(ttl)))
+        let version = Version::of_all([(format!("{ttl:?}").as_str(), Version::of(&any.value))]);
+        Ok(Self::assemble(self.type_url, self.name.to_string(), &any, Some(ttl), version))
     }
 
-    fn assemble(type_url: TypeUrl, name: String, any: &Any, ttl: Option<Duration>) -> Self {
-        let version = Version::of(&any.value);
+    /// The same version for a client that knows no times to live.
+    pub(super) fn without_ttl(&self) -> Self {
+        let assemble =
+            |any: Any| Self::assemble(self.type_url.clone(), self.name.to_string(), &any, None, self.version);
+        self.to_any().map_or_else(|_| self.clone(), assemble)
+    }
+
+    fn assemble(type_url: TypeUrl, name: String, any: &Any, ttl: Option<Duration>, version: Version) -> Self {
         let version_text = version.to_string();
         let mut head = Vec::new();
         encoding::string::encode(1, &version_text, &mut head);
@@ -77,6 +86,7 @@ impl EncodedResource {
         let mut buffer = BytesMut::with_capacity(8 + head.len() + tail);
         encode_key(RESOURCES, WireType::LengthDelimited, &mut buffer);
         encode_varint((head.len() + tail) as u64, &mut buffer);
+        let content_at = buffer.len();
         buffer.put_slice(&head);
         let sotw_at = buffer.len();
         encode_key(RESOURCES, WireType::LengthDelimited, &mut buffer);
@@ -85,7 +95,7 @@ impl EncodedResource {
         any.encode_raw(&mut buffer);
         let endpoints = (type_url == TypeUrl::CLUSTER).then(|| endpoints_of(&any.value)).flatten();
         let (name, delta) = (Arc::from(name), buffer.freeze());
-        Self { name, type_url, version, ttl, endpoints, delta, sotw_at, any_at }
+        Self { name, type_url, version, ttl, endpoints, delta, content_at, sotw_at, any_at }
     }
 
     /// The name by which clients subscribe.
@@ -140,22 +150,38 @@ impl EncodedResource {
         self.delta.clone()
     }
 
-    /// One `resources` field of a `DiscoveryResponse`, tag and length included.
+    /// One `resources` field of a `DiscoveryResponse`, tag and length included. With a time to live it is wrapped.
     pub(super) fn sotw_field(&self) -> Bytes {
-        self.delta.slice(self.sotw_at..)
+        if self.ttl.is_none() {
+            return self.delta.slice(self.sotw_at..);
+        }
+        let value = self.delta.slice(self.content_at..).to_vec();
+        field(&Any { type_url: WRAPPER.to_owned(), value })
     }
 
-    /// One `resources` field that refreshes the time to live without saying the resource again.
-    pub(super) fn heartbeat_field(&self) -> Bytes {
-        let wrapper = discovery::Resource {
+    /// One `resources` field of a `DeltaDiscoveryResponse` that refreshes the time to live without saying the resource.
+    pub(super) fn delta_heartbeat(&self) -> Bytes {
+        field(&self.wrapper(None))
+    }
+
+    /// The same for a `DiscoveryResponse`.
+    pub(super) fn sotw_heartbeat(&self) -> Bytes {
+        field(&self.wrapped(None))
+    }
+
+    /// What stands around the resource in Delta, and in State-of-the-World where it has a time to live.
+    pub(super) fn wrapper(&self, resource: Option<Any>) -> discovery::Resource {
+        discovery::Resource {
             name: self.name.to_string(),
             version: self.version.to_string(),
             ttl: self.ttl.and_then(|ttl| prost_types::Duration::try_from(ttl).ok()),
+            resource,
             ..Default::default()
-        };
-        let mut buffer = BytesMut::new();
-        encoding::message::encode(RESOURCES, &wrapper, &mut buffer);
-        buffer.freeze()
+        }
+    }
+
+    pub(super) fn wrapped(&self, resource: Option<Any>) -> Any {
+        Any { type_url: WRAPPER.to_owned(), value: self.wrapper(resource).encode_to_vec() }
     }
 
     /// The resource that stands for a name that does not exist, under [`UnknownNames::Empty`](super::UnknownNames).
@@ -171,6 +197,12 @@ impl EncodedResource {
         };
         Self::from_any(&any).ok()
     }
+}
+
+fn field(message: &impl prost::Message) -> Bytes {
+    let mut buffer = BytesMut::new();
+    encoding::message::encode(RESOURCES, message, &mut buffer);
+    buffer.freeze()
 }
 
 /// The EDS name of an encoded cluster, if its type is EDS.

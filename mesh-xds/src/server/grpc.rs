@@ -64,6 +64,9 @@ kinds! {
     Listeners = "listener.v3.ListenerDiscoveryService", "DeltaListeners", "StreamListeners", Some(TypeUrl::LISTENER);
     /// RDS.
     Routes = "route.v3.RouteDiscoveryService", "DeltaRoutes", "StreamRoutes", Some(TypeUrl::ROUTE);
+    /// SRDS.
+    ScopedRoutes = "route.v3.ScopedRoutesDiscoveryService", "DeltaScopedRoutes", "StreamScopedRoutes",
+        Some(TypeUrl::SCOPED_ROUTE);
     /// VHDS.
     VirtualHosts = "route.v3.VirtualHostDiscoveryService", "DeltaVirtualHosts", "", Some(TypeUrl::VIRTUAL_HOST);
     /// SDS.

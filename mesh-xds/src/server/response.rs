@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::pb::envoy::config::core::v3::ControlPlane;
-use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource};
+use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use crate::resource::TypeUrl;
 
 use super::encoded::EncodedResource;
@@ -35,21 +35,20 @@ impl Response {
     /// The message for a Delta stream.
     #[must_use]
     pub fn to_delta(&self, identifier: &str) -> DeltaDiscoveryResponse {
-        let heartbeat = |r: &Arc<EncodedResource>| Resource {
-            name: r.name().to_string(),
-            version: r.version().to_string(),
-            ttl: r.ttl().and_then(|ttl| prost_types::Duration::try_from(ttl).ok()),
-            ..Default::default()
-        };
-        let full = |r: &Arc<EncodedResource>| Resource { resource: r.to_any().ok(), ..heartbeat(r) };
-        let resources = self.resources.iter().map(full).chain(self.heartbeats.iter().map(heartbeat));
-        DeltaDiscoveryResponse { resources: resources.collect(), ..self.delta_rest(identifier) }
+        let full = self.resources.iter().map(|r| r.wrapper(r.to_any().ok()));
+        let resources = full.chain(self.heartbeats.iter().map(|r| r.wrapper(None))).collect();
+        DeltaDiscoveryResponse { resources, ..self.delta_rest(identifier) }
     }
 
     /// The message for a State-of-the-World stream.
     #[must_use]
     pub fn to_sotw(&self, identifier: &str) -> DiscoveryResponse {
-        let resources = self.resources.iter().filter_map(|r| r.to_any().ok()).collect();
+        let full = |r: &Arc<EncodedResource>| {
+            let any = r.to_any().ok()?;
+            Some(if r.ttl().is_some() { r.wrapped(Some(any)) } else { any })
+        };
+        let full = self.resources.iter().filter_map(full);
+        let resources = full.chain(self.heartbeats.iter().map(|r| r.wrapped(None))).collect();
         DiscoveryResponse { resources, ..self.sotw_rest(identifier) }
     }
 
@@ -77,14 +76,15 @@ impl Response {
     /// The encoded Delta message in pieces: large resources are shared, not copied.
     pub(super) fn encode_delta(&self, identifier: &str) -> Vec<Bytes> {
         let fields = self.resources.iter().map(|r| r.delta_field());
-        let heartbeats = self.heartbeats.iter().map(|r| r.heartbeat_field());
+        let heartbeats = self.heartbeats.iter().map(|r| r.delta_heartbeat());
         pieces(self.delta_rest(identifier).encode_to_vec(), fields.chain(heartbeats))
     }
 
     /// The encoded State-of-the-World message in pieces.
     pub(super) fn encode_sotw(&self, identifier: &str) -> Vec<Bytes> {
         let fields = self.resources.iter().map(|r| r.sotw_field());
-        pieces(self.sotw_rest(identifier).encode_to_vec(), fields)
+        let heartbeats = self.heartbeats.iter().map(|r| r.sotw_heartbeat());
+        pieces(self.sotw_rest(identifier).encode_to_vec(), fields.chain(heartbeats))
     }
 }
 

@@ -241,3 +241,48 @@ impl Diff {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::envoy::config::cluster::v3::Cluster;
+
+    fn snapshot(marks: &[u32]) -> Snapshot {
+        let add = |builder: SnapshotBuilder, (n, mark): (usize, &u32)| {
+            let cluster =
+                Cluster { name: n.to_string(), alt_stat_name: mark.to_string(), ..Default::default() };
+            builder.add(&cluster).unwrap()
+        };
+        marks.iter().enumerate().fold(Snapshot::builder(), add).build()
+    }
+
+    fn set(snapshot: &Snapshot) -> &Arc<TypeSnapshot> {
+        snapshot.get(&TypeUrl::CLUSTER).unwrap()
+    }
+
+    #[test]
+    fn what_changed_is_computed_once_for_all_who_come_from_the_same_set() {
+        let (old, other, new) = (snapshot(&[1, 1]), snapshot(&[0, 0]), snapshot(&[1, 2]));
+        let diff = set(&new).diff_from(set(&old));
+        assert_eq!(diff.changed.iter().map(|r| &**r.name()).collect::<Vec<_>>(), ["1"]);
+        assert_eq!(set(&new).diff_from(set(&other)).changed.len(), 2);
+        assert!(Arc::ptr_eq(&diff, &set(&new).diff_from(set(&old))));
+        // Only the newest few are kept.
+        for _ in 0..REMEMBERED_DIFFS {
+            set(&new).diff_from(set(&snapshot(&[3, 3])));
+        }
+        assert!(!Arc::ptr_eq(&diff, &set(&new).diff_from(set(&old))));
+    }
+
+    #[test]
+    fn an_edit_shares_what_it_does_not_touch() {
+        let old = snapshot(&[1, 2]);
+        let same =
+            old.edit().add(&Cluster { name: "0".into(), alt_stat_name: "1".into(), ..Default::default() });
+        assert!(Arc::ptr_eq(set(&old), set(&same.unwrap().build())), "nothing changed");
+        let next = old.edit().add(&Cluster { name: "0".into(), ..Default::default() }).unwrap().build();
+        let resource = |snapshot: &Snapshot, name| set(snapshot).get(name).unwrap().clone();
+        assert!(Arc::ptr_eq(&resource(&old, "1"), &resource(&next, "1")));
+        assert_ne!(resource(&old, "0").version(), resource(&next, "0").version());
+    }
+}

@@ -5,27 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pb::envoy::service::discovery::v3::DiscoveryRequest;
-use crate::resource::TypeUrl;
+use crate::resource::{TTL_FEATURE, TypeUrl, WRAPPER_FEATURE};
 
-use super::config::{StreamError, StreamRules, UnknownNames};
+use super::config::{StreamError, StreamRules};
 use super::encoded::EncodedResource;
+use super::heartbeats::Heartbeats;
 use super::response::Response;
 use super::snapshot::{Snapshot, TypeSnapshot};
 use super::status::TypeStatus;
+use super::types::{Entered, Evaluation, Found, TypeState, Types};
 
 /// One State-of-the-World stream: requests and snapshots go in, responses come out when there is room for them.
 #[derive(Debug)]
 pub struct SotwStream {
-    rules: Arc<StreamRules>,
-    snapshot: Option<Arc<Snapshot>>,
-    nothing: Arc<TypeSnapshot>,
-    types: BTreeMap<(u8, TypeUrl), TypeState>,
-    nonces: u64,
+    types: Types<SotwType>,
 }
 
 /// One type of one stream.
 #[derive(Debug, Default)]
-struct TypeState {
+struct SotwType {
     status: TypeStatus,
     /// Whether the client is subscribed to anything.
     active: bool,
@@ -42,14 +40,14 @@ struct TypeState {
     held: BTreeMap<Arc<str>, Arc<EncodedResource>>,
     /// Names that are gone and will be said to be empty, once listeners and routes no longer use them.
     held_names: BTreeSet<Arc<str>>,
+    heartbeats: Heartbeats,
 }
 
 impl SotwStream {
     /// A stream on which nothing was asked yet.
     #[must_use]
     pub fn new(rules: Arc<StreamRules>) -> Self {
-        let nothing = TypeSnapshot::empty();
-        Self { rules, snapshot: None, nothing, types: BTreeMap::new(), nonces: 0 }
+        Self { types: Types::new(rules) }
     }
 
     /// Takes a request.
@@ -57,20 +55,13 @@ impl SotwStream {
     /// # Errors
     /// [`StreamError`] ends the stream.
     pub fn on_request(&mut self, now: Duration, request: DiscoveryRequest) -> Result<(), StreamError> {
-        if request.type_url.is_empty() {
-            return Err(StreamError::NoType);
-        }
-        if request.resource_names.len() > self.rules.max_names {
-            let limit = self.rules.max_names;
-            return Err(StreamError::TooManyNames { type_url: request.type_url, limit });
-        }
+        self.types.identify(request.node.as_ref(), &[TTL_FEATURE, WRAPPER_FEATURE]);
+        let limit = self.types.max_names();
         let type_url = TypeUrl::from(request.type_url);
-        let key = (type_url.push_rank(), type_url.clone());
-        if !self.types.contains_key(&key) && self.types.len() >= self.rules.max_types {
-            return Err(StreamError::TooManyTypes { limit: self.rules.max_types });
+        let Entered { state, current, .. } = self.types.enter(&type_url)?;
+        if request.resource_names.len() > limit {
+            return Err(StreamError::TooManyNames { type_url: type_url.as_str().to_owned(), limit });
         }
-        let current = self.snapshot.as_ref().and_then(|s| s.get(&type_url)).cloned();
-        let state = self.types.entry(key).or_default();
 
         let starts = !state.active || request.response_nonce.is_empty();
         if !request.response_nonce.is_empty() {
@@ -88,7 +79,7 @@ impl SotwStream {
 
     /// Takes a newer snapshot.
     pub fn on_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        self.snapshot = Some(snapshot);
+        self.types.on_snapshot(snapshot);
     }
 
     /// The next response, if anything has to be said. Call it while the transport has room.
@@ -96,79 +87,23 @@ impl SotwStream {
     /// Order: CDS, EDS, LDS, RDS, the rest. While listeners or routes are pending or unanswered, a cluster response
     /// still holds the clusters that are about to go.
     pub fn next_response(&mut self, now: Duration) -> Option<Response> {
-        let snapshot = self.snapshot.clone()?;
-        let keys: Vec<_> = self.types.keys().cloned().collect();
-        loop {
-            let hold = !self.consumers_settled(&snapshot);
-            for key in &keys {
-                let hold = hold && key.0 <= TypeUrl::ENDPOINTS.push_rank();
-                if let Some(response) = self.evaluate(key, &snapshot, hold, now) {
-                    return Some(response);
-                }
-            }
-            if !hold || !self.consumers_settled(&snapshot) {
-                return None;
-            }
-        }
+        self.types.next_response(now)
     }
 
     /// The state of every type, for status pages.
     pub fn status(&self) -> impl Iterator<Item = (&TypeUrl, &TypeStatus)> {
-        self.types.iter().map(|((_, type_url), state)| (type_url, &state.status))
+        self.types.status()
     }
 
-    fn consumers_settled(&self, snapshot: &Snapshot) -> bool {
-        let consumers = [TypeUrl::LISTENER, TypeUrl::ROUTE, TypeUrl::SCOPED_ROUTE, TypeUrl::VIRTUAL_HOST];
-        consumers.into_iter().all(|type_url| {
-            let Some(current) = snapshot.get(&type_url) else { return true };
-            let state = self.types.get(&(type_url.push_rank(), type_url));
-            state.is_none_or(|s| !s.active || (s.status.is_settled() && !s.is_pending(current)))
-        })
-    }
-
-    fn evaluate(
-        &mut self,
-        key: &(u8, TypeUrl),
-        snapshot: &Snapshot,
-        hold: bool,
-        now: Duration,
-    ) -> Option<Response> {
-        let type_url = &key.1;
-        let mentioned = snapshot.get(type_url);
-        let state = self.types.get_mut(key).filter(|s| s.active)?;
-        if state.wildcard && mentioned.is_none() && state.base.is_none() {
-            return None;
-        }
-        let current = mentioned.unwrap_or(&self.nothing);
-        let unknown = self.rules.unknown(type_url);
-        let (resources, touched) = if type_url.is_full_state() {
-            state.evaluate_full(current, hold)?
-        } else {
-            state.evaluate_partial(current, type_url, unknown, hold)?
-        };
-        self.nonces += 1;
-        let nonce = format!("{:x}", self.nonces);
-        let version = snapshot.version().map_or_else(|| current.version().to_string(), str::to_owned);
-        state.status.sent(&nonce, &version, now);
-        if *type_url == TypeUrl::CLUSTER {
-            let endpoints = self.types.get_mut(&(TypeUrl::ENDPOINTS.push_rank(), TypeUrl::ENDPOINTS));
-            if let Some(endpoints) = endpoints.filter(|e| e.active) {
-                let names = touched.into_iter().filter(|n| endpoints.wildcard || endpoints.names.contains(n));
-                endpoints.force.extend(names.collect::<Vec<_>>());
-            }
-        }
-        Some(Response {
-            type_url: type_url.clone(),
-            nonce,
-            version,
-            resources,
-            removed: Vec::new(),
-            heartbeats: Vec::new(),
-        })
+    /// When [`next_response`](Self::next_response) has to be asked again although nothing happened: a time to live has
+    /// to be refreshed.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Duration> {
+        self.types.next_timer()
     }
 }
 
-impl TypeState {
+impl SotwType {
     /// Takes the complete subscription that a request states.
     fn subscribe(
         &mut self,
@@ -192,6 +127,8 @@ impl TypeState {
         self.force.retain(|name| wanted.contains(name));
         self.held_names.retain(|name| wanted.contains(name));
         self.names = wanted;
+        let (wildcard, names) = (self.wildcard, &self.names);
+        self.heartbeats.retain(|name| wildcard || names.contains(name));
         self.active = self.wildcard || !self.names.is_empty();
         self.status.wildcard = self.wildcard;
         self.status.names = self.names.len();
@@ -199,6 +136,7 @@ impl TypeState {
             self.base = None;
             self.force.clear();
             self.held.clear();
+            self.heartbeats.retain(|_| false);
             self.answer_due = false;
             return;
         }
@@ -216,9 +154,6 @@ impl TypeState {
 
     /// Whether an evaluation might find something.
     fn is_pending(&self, current: &Arc<TypeSnapshot>) -> bool {
-        if !self.active {
-            return false;
-        }
         if self.answer_due || !self.force.is_empty() {
             return true;
         }
@@ -232,16 +167,13 @@ impl TypeState {
         }
     }
 
-    /// LDS and CDS: the complete subscribed set, and the EDS names of the clusters that are new or changed.
-    #[expect(clippy::type_complexity, reason = "two lists, named in the doc")]
-    fn evaluate_full(
-        &mut self,
-        current: &Arc<TypeSnapshot>,
-        hold: bool,
-    ) -> Option<(Vec<Arc<EncodedResource>>, Vec<Arc<str>>)> {
+    /// LDS and CDS: the complete subscribed set. A time to live is refreshed by saying it, for a client may take what is
+    /// not said for deleted.
+    fn evaluate_full(&mut self, with: &Evaluation<'_>) -> Option<Found> {
+        let (current, hold) = (with.current, with.hold_removals);
         let release = !hold && !self.held.is_empty();
         let mut changed = Vec::new();
-        let mut say = self.answer_due || release;
+        let mut say = self.answer_due || release || self.heartbeats.is_due(with.now);
         match self.base.take() {
             Some(base) if Arc::ptr_eq(&base, current) => {}
             Some(base) => {
@@ -268,20 +200,17 @@ impl TypeState {
         changed.extend(self.force.iter().filter_map(|name| current.get(name).cloned()));
         self.force.clear();
         self.answer_due = false;
-        let view = current.resources().iter().filter(|r| self.wants(r.name())).cloned();
-        let resources = view.chain(self.held.values().filter(|r| self.wants(r.name())).cloned()).collect();
-        Some((resources, changed.iter().filter_map(|r| r.endpoints().cloned()).collect()))
+        let said = current.resources().iter().chain(self.held.values());
+        let resources: Vec<_> = said.filter(|r| self.wants(r.name())).map(|r| with.form(r)).collect();
+        self.heartbeats.retain(|_| false);
+        resources.iter().for_each(|resource| self.heartbeats.said(resource, with.now));
+        let endpoints = changed.iter().filter_map(|r| r.endpoints().cloned()).collect();
+        Some(Found { resources, endpoints, ..Found::default() })
     }
 
-    /// Every other type: what changed and what was asked for.
-    #[expect(clippy::type_complexity, reason = "the same shape as the complete set")]
-    fn evaluate_partial(
-        &mut self,
-        current: &Arc<TypeSnapshot>,
-        type_url: &TypeUrl,
-        unknown: UnknownNames,
-        hold: bool,
-    ) -> Option<(Vec<Arc<EncodedResource>>, Vec<Arc<str>>)> {
+    /// Every other type: what changed, what was asked for, and whose time to live has to be refreshed.
+    fn evaluate_partial(&mut self, with: &Evaluation<'_>) -> Option<Found> {
+        let (current, hold) = (with.current, with.hold_removals);
         let mut names = std::mem::take(&mut self.force);
         if !hold {
             names.append(&mut self.held_names);
@@ -306,15 +235,47 @@ impl TypeState {
         }
         self.base = Some(current.clone());
         let find = |name: &Arc<str>| match current.get(name) {
-            Some(resource) => Some(resource.clone()),
-            None if unknown == UnknownNames::Empty && self.names.contains(name) => {
-                EncodedResource::empty(type_url, name).map(Arc::new)
-            }
+            Some(resource) => Some(with.form(resource)),
+            None if self.names.contains(name) => with.empty(name),
             None => None,
         };
         let resources: Vec<_> = names.iter().filter_map(find).collect();
+        resources.iter().for_each(|resource| self.heartbeats.said(resource, with.now));
+        let heartbeats = self.heartbeats.collect(current, |_| false, with.now);
         // Only a wildcard is answered with an empty set: for names, silence means "not yet".
         let answer = std::mem::take(&mut self.answer_due) && self.wildcard;
-        (!resources.is_empty() || answer).then_some((resources, Vec::new()))
+        let say = answer || !resources.is_empty() || !heartbeats.is_empty();
+        say.then(|| Found { resources, heartbeats, ..Found::default() })
+    }
+}
+
+impl TypeState for SotwType {
+    fn status(&self) -> &TypeStatus {
+        &self.status
+    }
+
+    fn status_mut(&mut self) -> &mut TypeStatus {
+        &mut self.status
+    }
+
+    fn is_settled(&self, current: &Arc<TypeSnapshot>) -> bool {
+        !self.active || (self.status.is_settled() && !self.is_pending(current))
+    }
+
+    fn evaluate(&mut self, with: &Evaluation<'_>) -> Option<Found> {
+        if !self.active || (self.wildcard && !with.mentioned && self.base.is_none()) {
+            return None;
+        }
+        if with.type_url.is_full_state() { self.evaluate_full(with) } else { self.evaluate_partial(with) }
+    }
+
+    fn force_if_subscribed(&mut self, name: Arc<str>) {
+        if self.active && self.wants(&name) {
+            self.force.insert(name);
+        }
+    }
+
+    fn next_heartbeat(&self) -> Option<Duration> {
+        self.heartbeats.next()
     }
 }

@@ -35,6 +35,16 @@ impl Request {
         }
     }
 
+    /// The rejection in it: the nonce of what was rejected.
+    #[cfg(feature = "server")]
+    pub(super) fn rejected_nonce(&self) -> Option<&str> {
+        let (nonce, error) = match self {
+            Self::Delta(request) => (&request.response_nonce, &request.error_detail),
+            Self::Sotw(request) => (&request.response_nonce, &request.error_detail),
+        };
+        error.as_ref().map(|_| nonce.as_str())
+    }
+
     const fn type_url_mut(&mut self) -> &mut String {
         match self {
             Self::Delta(request) => &mut request.type_url,
@@ -149,7 +159,7 @@ impl ServerStream {
     pub fn next_timer(&self) -> Option<Duration> {
         match &self.variant {
             Variant::Delta(stream) => stream.next_timer(),
-            Variant::Sotw(_) => None,
+            Variant::Sotw(stream) => stream.next_timer(),
         }
     }
 

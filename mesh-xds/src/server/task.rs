@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
 
 use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use crate::resource::TypeUrl;
 
 use super::ads::Shared;
 use super::auth::Caller;
@@ -82,6 +81,7 @@ struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.shared.registry.remove(self.client.id);
+        self.shared.cache.release(&self.client.group);
         self.shared.observer.disconnected(&self.client);
     }
 }
@@ -144,7 +144,7 @@ async fn exchange(
             request = read(&mut inbound, read_again) => {
                 let Some(request) = request? else { return Ok(()) };
                 take(shared, client, stream, request)?;
-                if let Err(wait) = bucket.take(Instant::now()) {
+                if let Some(wait) = bucket.owe(Instant::now()) {
                     read_again = Instant::now() + wait;
                 }
             }
@@ -184,16 +184,16 @@ fn take(
     stream: &Mutex<ServerStream>,
     request: Request,
 ) -> Result<(), Status> {
-    let rejected = match &request {
-        Request::Delta(r) => r.error_detail.is_some().then(|| r.type_url.clone()),
-        Request::Sotw(r) => r.error_detail.is_some().then(|| r.type_url.clone()),
-    };
+    let rejected = request.rejected_nonce().map(str::to_owned);
     let mut stream = lock(stream);
     stream.on_request(client.started.elapsed(), request)?;
-    let Some(type_url) = rejected.map(TypeUrl::from) else { return Ok(()) };
-    let nack = stream.status().into_iter().find(|(t, _)| *t == type_url).and_then(|(_, s)| s.error);
+    let Some(nonce) = rejected else { return Ok(()) };
+    // Nonces are unique on a stream, so this finds the type too, also where the request left it out. A stale rejection is
+    // recorded nowhere.
+    let nack =
+        stream.status().into_iter().find_map(|(t, s)| Some((t, s.error.filter(|e| e.nonce == nonce)?)));
     drop(stream);
-    if let Some(nack) = nack {
+    if let Some((type_url, nack)) = nack {
         tracing::warn!(node = client.node.id, r#type = type_url.short(), message = nack.message, "rejected");
         shared.observer.rejected(client, &type_url, &nack);
     }

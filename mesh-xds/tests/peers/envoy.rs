@@ -1,6 +1,6 @@
 //! A real Envoy, bootstrapped on our server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -15,7 +15,8 @@ use mesh_xds::pb::envoy::config::listener::v3::Listener;
 use mesh_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use mesh_xds::server::{Snapshot, SnapshotBuilder, SnapshotCache, SyncState, TypeStatus};
 
-use crate::support::{Process, Server, backend, free_port, get, until};
+use crate::server_process::{Counts, ServerProcess, quiet_port};
+use crate::support::{PATIENCE, Process, Server, backend, free_port, get, until};
 
 fn bootstrap(api_type: &str, xds_port: u16, admin_port: u16) -> String {
     format!(
@@ -109,14 +110,18 @@ struct Running {
     admin: u16,
 }
 
-async fn start(path: &std::path::Path, api_type: &str, one: u16) -> Result<Running, Failed> {
+fn start_envoy(path: &Path, api_type: &str, xds: u16, admin: u16) -> Result<Process, Failed> {
+    let config = bootstrap(api_type, xds, admin);
+    let args = ["-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"];
+    Process::start(path, &args, &[("envoy.yaml", &config)])
+}
+
+async fn start(path: &Path, api_type: &str, one: u16) -> Result<Running, Failed> {
     let (web, admin) = (free_port().await?, free_port().await?);
     let cache = SnapshotCache::new();
     cache.set("all", mesh(web, "one", one)?.build());
     let server = Server::start(cache.clone(), 0).await?;
-    let config = bootstrap(api_type, server.port, admin);
-    let args = ["-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"];
-    let envoy = Process::start(path, &args, &[("envoy.yaml", &config)])?;
+    let envoy = start_envoy(path, api_type, server.port, admin)?;
     let running = Running { envoy, server, cache, web, admin };
     let served = until("Envoy serves", || says(web, "one")).await;
     served.map_err(|e| format!("{}\n{}", e.message().unwrap_or(""), running.envoy.output()))?;
@@ -130,24 +135,10 @@ pub(crate) async fn follows(path: PathBuf, api_type: &str) -> Result<(), Failed>
     let web_says = move |expected| move || says(web, expected);
 
     // Endpoints move; then a new cluster replaces the old one. Under load, and no request fails.
-    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-    let load = tokio::spawn({
-        let (stop, done) = (stop.clone(), done.clone());
-        async move {
-            let mut failed = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                let number = done.fetch_add(1, Ordering::Relaxed);
-                match get(web, "/").await {
-                    Ok((200, _)) => {}
-                    other => failed.push((number, other)),
-                }
-            }
-            failed
-        }
-    });
+    let load = Load::start(web);
     cache.set("all", mesh(web, "one", two)?.build());
     let mut marks = Vec::new();
-    let mut mark = |what: &'static str| marks.push((what, done.load(Ordering::Relaxed)));
+    let mut mark = |what: &'static str| marks.push((what, load.done()));
     until("endpoints are followed", web_says("two")).await?;
     mark("endpoints");
     // Envoy takes a route as soon as it comes, also to a cluster that still warms: the cluster goes ahead.
@@ -185,8 +176,7 @@ pub(crate) async fn follows(path: PathBuf, api_type: &str) -> Result<(), Failed>
     let port = server.port;
     mark("killed");
     server.kill();
-    let before = done.load(Ordering::Relaxed);
-    until("requests go on without us", || async { done.load(Ordering::Relaxed) > before + 50 }).await?;
+    load.goes_on().await?;
     // The port is free when the last connection of the old server is closed.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     let server = loop {
@@ -200,13 +190,126 @@ pub(crate) async fn follows(path: PathBuf, api_type: &str) -> Result<(), Failed>
     cache.set("all", mesh(web, "new", one)?.build());
     until("the new server is followed", web_says("one")).await?;
     mark("back");
-    stop.store(true, Ordering::Relaxed);
-    let failed = load.await?;
-    println!("{api_type}: {} requests, {} failed", done.load(Ordering::Relaxed), failed.len());
-    if !failed.is_empty() {
-        return Err(format!("requests failed: {failed:?} ({marks:?})\n{}", envoy.output()).into());
-    }
+    let requests = load.finish().await.map_err(|e| format!("{e} ({marks:?})\n{}", envoy.output()))?;
+    println!("{api_type}: {requests} requests, none failed");
     Ok(())
+}
+
+/// What the process of a server serves: one listener whose only endpoint moves with each round. `what` names three ports:
+/// that of the listener, and two backends that take turns.
+pub(crate) fn content(round: u64, what: &str) -> Snapshot {
+    let ports: Vec<u16> = what.split(' ').filter_map(|port| port.parse().ok()).collect();
+    let [web, one, two] = ports[..] else { panic!("three ports, not {what:?}") };
+    let backend = if round.is_multiple_of(2) { one } else { two };
+    mesh(web, "moving", backend).unwrap_or_else(|error| panic!("{error:?}")).build()
+}
+
+/// The process of our server is killed again and again, while endpoints move and requests run.
+pub(crate) async fn outlives_kills(path: PathBuf, api_type: &str) -> Result<(), Failed> {
+    let (one, two) = (backend("one").await?, backend("two").await?);
+    let (web, admin, port) = (free_port().await?, free_port().await?, quiet_port()?);
+    let what = format!("{web} {one} {two}");
+    let mut server = ServerProcess::start(port, 0, &what)?;
+    let envoy = start_envoy(&path, api_type, port, admin)?;
+    let served = until("Envoy serves", || says(web, "one")).await;
+    served.map_err(|e| format!("{}\n{}", e.message().unwrap_or(""), envoy.output()))?;
+
+    let load = Load::start(web);
+    let mut round = 0;
+    for _ in 0..3 {
+        // In the middle of changes, most of which are never heard.
+        for _ in 0..50 {
+            round += 1;
+            server.set(round)?;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        server.kill()?;
+        load.goes_on().await?;
+        round += 1;
+        server = ServerProcess::start(port, round, &what)?;
+        let expected = if round % 2 == 0 { "one" } else { "two" };
+        until("the next server is followed", || says(web, expected)).await?;
+    }
+    // Killed at rest. By Delta, Envoy says what it has and the next server says nothing.
+    settled(&mut server).await?;
+    server.kill()?;
+    load.goes_on().await?;
+    server = ServerProcess::start(port, round, &what)?;
+    let counts = settled(&mut server).await?;
+    if counts.delta_responses > 0 {
+        return Err(format!("something was sent again: {counts:?}").into());
+    }
+    server.set(round + 1)?;
+    let expected = if round % 2 == 0 { "two" } else { "one" };
+    until("the last server is followed", || says(web, expected)).await?;
+    let requests = load.finish().await.map_err(|e| format!("{e}\n{}", envoy.output()))?;
+    println!("{api_type}: {round} rounds, 4 kills, {requests} requests, none failed");
+    Ok(())
+}
+
+/// Waits until Envoy has asked for its four types and has answered what it was sent.
+async fn settled(server: &mut ServerProcess) -> Result<Counts, Failed> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let counts = server.counts()?;
+        if counts.asked == 4 && counts.synced == 4 {
+            return Ok(counts);
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(format!("not settled: {counts:?}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Requests one after the other, each on a connection of its own.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU32>,
+    /// What went wrong, request by request.
+    task: tokio::task::JoinHandle<Vec<String>>,
+}
+
+impl Load {
+    fn start(port: u16) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let task = tokio::spawn({
+            let (stop, done) = (stop.clone(), done.clone());
+            async move {
+                let mut failed = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let number = done.fetch_add(1, Ordering::Relaxed);
+                    match get(port, "/").await {
+                        Ok((200, _)) => {}
+                        other => failed.push(format!("{number}: {other:?}")),
+                    }
+                }
+                failed
+            }
+        });
+        Self { stop, done, task }
+    }
+
+    fn done(&self) -> u32 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Waits for fifty further requests.
+    async fn goes_on(&self) -> Result<(), Failed> {
+        let before = self.done();
+        until("requests go on without us", || async { self.done() > before + 50 }).await
+    }
+
+    /// How many requests there were, if none failed.
+    async fn finish(self) -> Result<u32, String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let failed = self.task.await.map_err(|error| error.to_string())?;
+        if failed.is_empty() {
+            Ok(self.done.load(Ordering::Relaxed))
+        } else {
+            Err(format!("failed: {failed:?}"))
+        }
+    }
 }
 
 /// What Envoy says about itself reads into our types and prints again without loss.

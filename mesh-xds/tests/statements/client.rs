@@ -271,6 +271,47 @@ fn s28_after_a_loss_everything_is_asked_for_again() {
 }
 
 #[test]
+fn s28_what_is_accepted_after_the_loss_counts() {
+    let lost = || {
+        let mut client = Client::connected(Protocol::Delta);
+        let first = client.says(&CDS, vec![cluster("a", "1").to_any()]).unwrap();
+        client.core.decide(NOW, first.id, Vec::new());
+        client.requests();
+        let second = client.says(&CDS, vec![cluster("a", "2").to_any()]).unwrap();
+        client.core.disconnected();
+        (client, second.id)
+    };
+    let (mut client, second) = lost();
+    client.core.decide(NOW, second, Vec::new());
+    client.core.connected();
+    assert_eq!(client.delta()[0].initial_resource_versions["a"], "v2");
+    assert!(client.answers().is_empty(), "there is nobody to answer");
+    // Undecided until after the reconnect: it may have either, so it claims neither, and the server says what is true.
+    let (mut client, second) = lost();
+    client.core.connected();
+    assert_eq!(client.delta()[0].initial_resource_versions["a"], "");
+    client.core.decide(NOW, second, Vec::new());
+    assert!(client.answers().is_empty());
+    let (_, resources) = client.core.resources().find(|(t, _)| **t == CDS).unwrap();
+    assert_eq!(resources["a"].version, "v2");
+}
+
+#[test]
+fn what_is_undecided_is_neither_unchanged_nor_forgotten() {
+    let mut client = Client::connected(Protocol::Sotw);
+    let first = client.says(&CDS, vec![cluster("a", "1").to_any()]).unwrap();
+    client.core.decide(NOW, first.id, Vec::new());
+    // The second version is not decided yet when the first one comes back, and a new cluster goes as it came.
+    let second = client.says(&CDS, vec![cluster("a", "2").to_any(), cluster("b", "1").to_any()]).unwrap();
+    let third = client.says(&CDS, vec![cluster("a", "1").to_any()]).unwrap();
+    assert!(!third.resources[0].unchanged);
+    assert_eq!(third.removed, ["b"]);
+    client.core.decide(NOW, second.id, Vec::new());
+    client.core.decide(NOW, third.id, Vec::new());
+    assert_eq!(client.status(&CDS, "b"), None);
+}
+
+#[test]
 fn s29_a_missing_resource_is_waited_for_as_long_as_was_said() {
     let mut warming = Warming::new();
     warming.on_clusters(NOW, Vec::new(), &[]);

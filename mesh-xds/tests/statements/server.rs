@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesh_xds::TypeUrl;
 use mesh_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use mesh_xds::server::{Request, ServerStream, Snapshot, StreamError, StreamRules, SyncState};
+use mesh_xds::server::{Request, ServerStream, Snapshot, StreamError, StreamRules, SyncState, UnknownNames};
 
 use crate::support::*;
 
@@ -121,6 +121,19 @@ fn s05_a_nack_is_told_by_its_error_alone() {
     assert_eq!(status.state(), SyncState::Error);
     assert_eq!(status.error.unwrap().message, "a: no");
     assert_eq!(status.version_acked, "");
+
+    // A Delta request carries no version at all, and an error without a text is a rejection as well.
+    let mut server = Delta::new(clusters(&[("a", "1")]));
+    server.subscribe(&CDS, &[]);
+    let response = server.next().unwrap();
+    server.send(DeltaDiscoveryRequest {
+        type_url: CDS.to_string(),
+        response_nonce: response.nonce,
+        error_detail: Some(Default::default()),
+        ..Default::default()
+    });
+    let (_, status) = server.0.status().next().unwrap();
+    assert_eq!((status.state(), status.nacks), (SyncState::Error, 1));
 }
 
 #[test]
@@ -141,6 +154,14 @@ fn s07_a_dropped_name_is_not_answered_and_not_followed() {
     server.ask(&EDS, &["a", "b"], "");
     let response = server.next().unwrap();
     server.ask(&EDS, &["a"], &response.nonce);
+    assert_eq!(server.next(), None);
+    server.set(assignments(&[("a", 1), ("b", 2)]));
+    assert_eq!(server.next(), None);
+
+    let mut server = Delta::new(assignments(&[("a", 1), ("b", 1)]));
+    server.subscribe(&EDS, &["a", "b"]);
+    server.drain();
+    server.change(&EDS, &[], &["b", "never subscribed"]);
     assert_eq!(server.next(), None);
     server.set(assignments(&[("a", 1), ("b", 2)]));
     assert_eq!(server.next(), None);
@@ -192,6 +213,10 @@ fn s09_with_the_empty_policy_an_unknown_name_gets_an_empty_resource() {
     let mut server = Sotw::with_rules(assignments(&[]), rules.clone());
     server.ask(&EDS, &["unknown"], "");
     assert_eq!(names(&server.next().unwrap()), ["unknown"]);
+    server.ask(&RDS, &["unknown"], "");
+    assert_eq!(names(&server.next().unwrap()), ["unknown"]);
+    server.ask(&TypeUrl::SECRET, &["unknown"], "");
+    assert_eq!(server.next(), None, "there is no empty secret");
 
     let mut server = Delta::with_rules(assignments(&[]), rules);
     server.subscribe(&EDS, &["unknown"]);
@@ -209,6 +234,18 @@ fn s09_with_the_empty_policy_an_unknown_name_gets_an_empty_resource() {
     // Types without an empty form are listed as removed under either policy.
     server.subscribe(&TypeUrl::SECRET, &["unknown"]);
     assert_eq!(removed(&server.next().unwrap()), ["unknown"]);
+}
+
+#[test]
+fn s09_policies_are_chosen_by_type() {
+    let mut rules = StreamRules::default();
+    rules.unknown_names.insert(RDS, UnknownNames::Empty);
+    let mut server = Delta::with_rules(assignments(&[]), Arc::new(rules));
+    server.subscribe(&RDS, &["unknown"]);
+    server.subscribe(&EDS, &["unknown"]);
+    let (eds, rds) = (server.next().unwrap(), server.next().unwrap());
+    assert_eq!((names(&eds), removed(&eds)), (vec![], vec!["unknown"]));
+    assert_eq!((names(&rds), removed(&rds)), (vec!["unknown"], vec![]));
 }
 
 #[test]
@@ -281,7 +318,7 @@ fn s16_the_worked_sequence_of_subscriptions() {
 #[test]
 fn s19_types_on_one_stream_do_not_disturb_each_other() {
     let both = Snapshot::builder().add(&cluster("c", "1")).unwrap().add(&listener("l", "1")).unwrap().build();
-    let mut server = Sotw::new(both);
+    let mut server = Sotw::new(both.clone());
     server.ask(&CDS, &[], "");
     server.ask(&LDS, &[], "");
     let (cds, lds) = (server.next().unwrap(), server.next().unwrap());
@@ -296,6 +333,22 @@ fn s19_types_on_one_stream_do_not_disturb_each_other() {
     server.ask(&CDS, &[], &cds.nonce);
     assert_eq!(status(&server, &CDS).state(), SyncState::Synced);
     assert_eq!(status(&server, &LDS).state(), SyncState::Error);
+    assert_eq!(server.next(), None);
+
+    let mut server = Delta::new(both);
+    server.subscribe(&CDS, &[]);
+    server.subscribe(&LDS, &[]);
+    let (cds, lds) = (server.next().unwrap(), server.next().unwrap());
+    assert_ne!(cds.nonce, lds.nonce);
+    server.send(DeltaDiscoveryRequest {
+        type_url: LDS.to_string(),
+        response_nonce: lds.nonce,
+        error_detail: error("l: no"),
+        ..Default::default()
+    });
+    server.ack(&cds);
+    let states: Vec<_> = server.0.status().map(|(t, s)| (t.short(), s.state())).collect();
+    assert_eq!(states, [("CDS", SyncState::Synced), ("LDS", SyncState::Error)]);
     assert_eq!(server.next(), None);
 }
 

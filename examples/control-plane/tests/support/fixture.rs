@@ -277,6 +277,7 @@ impl World {
                 count("route");
                 self.routes.insert(route.name.clone(), route);
             }
+            Change::Secret(_) => count("secret"),
             Change::ListenerRemoved(name) => {
                 self.listeners.remove(&name);
             }

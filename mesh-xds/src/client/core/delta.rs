@@ -2,102 +2,43 @@
 
 use std::time::Duration;
 
-use crate::client::state::Rejection;
 use crate::client::subscription::Names;
 use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use crate::resource::{TypeUrl, peek_name};
+use crate::resource::TypeUrl;
 
-use super::types::{Answer, Pending, Sorted, TypeState, UNNAMED};
-use super::{ClientCore, Delivery, Received};
+use super::incoming::{Incoming, Item};
+use super::types::{Answer, TypeState};
 
-impl ClientCore {
-    pub(super) fn next_delta(&mut self, now: Duration) -> Option<DeltaDiscoveryRequest> {
-        if let Some((type_url, answer)) = self.strays.pop_front() {
-            return Some(DeltaDiscoveryRequest {
-                type_url: type_url.as_str().to_owned(),
-                response_nonce: answer.nonce,
-                error_detail: answer.error,
-                ..Default::default()
-            });
-        }
-        self.types.iter_mut().find_map(|((_, type_url), state)| request(type_url, state, now))
-    }
-
-    pub(super) fn on_delta(&mut self, now: Duration, response: DeltaDiscoveryResponse) -> Option<Delivery> {
-        let type_url = TypeUrl::from(response.type_url);
-        let id = self.fresh_id();
-        let key = (type_url.push_rank(), type_url.clone());
-        let Some(state) = self.types.get_mut(&key).filter(|s| s.told.is_some()) else {
-            self.strays.push_back((type_url, Answer { nonce: response.nonce, error: None }));
-            return None;
-        };
-        let mut names = Vec::new();
-        let mut sorted = Sorted::default();
-        for wrapper in response.resources {
-            let ttl = wrapper.ttl.and_then(|ttl| Duration::try_from(ttl).ok());
-            let Some(resource) = wrapper.resource else {
-                // A heartbeat: the same version, only its time to live begins again.
-                if let Some(known) =
-                    state.resources.get_mut(&wrapper.name).filter(|r| r.version == wrapper.version)
-                {
-                    known.expires_at = ttl.map(|ttl| now + ttl);
-                }
-                continue;
-            };
-            let outer = if wrapper.name.is_empty() {
-                wrapper.resource_name.map(|n| n.name)
-            } else {
-                Some(wrapper.name)
-            };
-            let name = match outer.map_or_else(|| peek_name(&type_url, &resource.value), Ok) {
-                Ok(name) => name,
-                Err(error) => {
-                    sorted.bad.push(Rejection { name: UNNAMED.to_owned(), reason: error.to_string() });
-                    continue;
-                }
-            };
-            names.push(name.clone());
-            if !state.wanted.contains(&name) {
-                continue;
-            }
-            if resource.type_url != type_url.as_str() {
-                let reason = format!("is a {:?} in a response for {type_url}", resource.type_url);
-                sorted.bad.push(Rejection { name, reason });
-                continue;
-            }
-            let content = twox_hash::XxHash64::oneshot(0, &resource.value);
-            let unchanged = state.is_unchanged(&name, Some(&wrapper.version), content);
-            sorted.good.push(Received { name, version: wrapper.version, resource, unchanged, ttl });
-        }
-        let trusted = sorted.refuse_duplicates(&names);
+impl From<DeltaDiscoveryResponse> for Incoming {
+    fn from(response: DeltaDiscoveryResponse) -> Self {
+        let items = response.resources.into_iter().map(|wrapper| {
+            let outer = wrapper.resource_name.map(|n| n.name).unwrap_or_default();
+            Ok(Item {
+                name: if wrapper.name.is_empty() { outer } else { wrapper.name },
+                version: Some(wrapper.version),
+                ttl: wrapper.ttl.and_then(|ttl| Duration::try_from(ttl).ok()),
+                resource: wrapper.resource,
+            })
+        });
         let mut removed = response.removed_resources;
         removed.extend(response.removed_resource_names.into_iter().map(|n| n.name));
-        removed.retain(|name| trusted && state.wanted.contains(name));
-        let offered = sorted.good.iter().map(|r| {
-            let content = twox_hash::XxHash64::oneshot(0, &r.resource.value);
-            (r.name.clone(), r.version.clone(), content, r.ttl)
-        });
-        let pending = Pending {
-            id,
+        Self {
+            items: items.collect(),
+            type_url: response.type_url,
             nonce: response.nonce,
             version: response.system_version_info,
-            offered: offered.collect(),
-            removed: removed.clone(),
-            bad: sorted.bad,
-            decided: false,
-        };
-        state.pending.push_back(pending);
-        let first = !std::mem::replace(&mut state.answered, true);
-        if sorted.good.is_empty() && removed.is_empty() && !first {
-            state.decide(now, id, &[]);
-            return None;
+            removed,
+            is_whole: false,
         }
-        Some(Delivery { id, type_url, resources: sorted.good, removed })
     }
 }
 
 /// The next request of one type: the first one of the stream, an answer, or a change of subscription.
-fn request(type_url: &TypeUrl, state: &mut TypeState, now: Duration) -> Option<DeltaDiscoveryRequest> {
+pub(super) fn request(
+    type_url: &TypeUrl,
+    state: &mut TypeState,
+    now: Duration,
+) -> Option<DeltaDiscoveryRequest> {
     let mut request = DeltaDiscoveryRequest { type_url: type_url.as_str().to_owned(), ..Default::default() };
     let answer = state.answers.pop_front();
     if state.told.is_some() && !state.touched && state.again.is_empty() && answer.is_none() {
@@ -116,8 +57,7 @@ fn request(type_url: &TypeUrl, state: &mut TypeState, now: Duration) -> Option<D
                 request.resource_names_subscribe.extend(target.all.then(|| "*".to_owned()));
                 request.resource_names_subscribe.extend(target.names);
             }
-            let known = state.resources.iter().filter(|(_, r)| r.accepted_at.is_some());
-            request.initial_resource_versions = known.map(|(n, r)| (n.clone(), r.version.clone())).collect();
+            request.initial_resource_versions = state.known();
             state.touched = false;
             true
         }

@@ -7,15 +7,12 @@ use crate::client::state::{Rejection, ResourceState, ResourceStatus};
 use crate::client::subscription::Names;
 use crate::pb::google::rpc::Status;
 
-use super::{LapseReason, Received};
+use super::LapseReason;
 
 /// gRPC's `INVALID_ARGUMENT`, which Envoy puts into a NACK.
 const INVALID_ARGUMENT: i32 = 3;
 /// The longest text of a NACK; a server logs it.
 const MAX_NACK: usize = 4096;
-
-/// Stands for the name of a resource whose name cannot be read.
-pub(super) const UNNAMED: &str = "<unnamed>";
 
 /// An answer that is ready to be sent.
 #[derive(Debug)]
@@ -50,6 +47,9 @@ pub(super) struct TypeState {
     /// Names to subscribe to again although the server knows them.
     pub(super) again: BTreeSet<String>,
     pub(super) pending: VecDeque<Pending>,
+    /// Responses of earlier streams that are still undecided: there is nobody to answer, but what the consumer takes
+    /// from them it has.
+    lost: Vec<Pending>,
     pub(super) answers: VecDeque<Answer>,
     /// State-of-the-World: what was last received and what was last accepted.
     pub(super) nonce: String,
@@ -101,7 +101,7 @@ impl TypeState {
         self.named_once = false;
         self.lapsed = Names::none();
         self.again.clear();
-        self.pending.clear();
+        self.lost.extend(self.pending.drain(..).filter(|p| !p.decided));
         self.answers.clear();
         self.nonce.clear();
         self.resources.values_mut().for_each(|r| r.requested_at = None);
@@ -128,7 +128,33 @@ impl TypeState {
     }
 
     pub(super) fn undecided(&self) -> usize {
-        self.pending.iter().filter(|p| !p.decided).count()
+        self.lost.len() + self.pending.iter().filter(|p| !p.decided).count()
+    }
+
+    /// Names of which nobody knows yet what the consumer will have, since a response about them is undecided.
+    pub(super) fn open(&self) -> BTreeSet<String> {
+        let names = |p: &Pending| {
+            let offered = p.offered.iter().map(|(name, ..)| name.clone());
+            offered.chain(p.removed.iter().cloned()).collect::<Vec<_>>()
+        };
+        self.lost.iter().chain(&self.pending).flat_map(names).collect()
+    }
+
+    /// What a client that comes back says it has. Of an open name only that it may have something, for which no version
+    /// stands: the server then says what is true.
+    pub(super) fn known(&self) -> BTreeMap<String, String> {
+        let accepted = self.resources.iter().filter(|(_, r)| r.accepted_at.is_some());
+        let mut known: BTreeMap<_, _> = accepted.map(|(n, r)| (n.clone(), r.version.clone())).collect();
+        let open = self.open().into_iter().filter(|name| self.wanted.contains(name));
+        known.extend(open.map(|name| (name, String::new())));
+        known
+    }
+
+    /// What is known, or may be, and is not among `names`.
+    pub(super) fn absent(&self, open: &BTreeSet<String>, names: &[String]) -> Vec<String> {
+        let present: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        let known: BTreeSet<&String> = self.resources.keys().chain(open).collect();
+        known.into_iter().filter(|name| !present.contains(name.as_str())).cloned().collect()
     }
 
     pub(super) fn is_unchanged(&self, name: &str, version: Option<&str>, content: u64) -> bool {
@@ -139,6 +165,12 @@ impl TypeState {
 
     /// Decides the delivery `id`, if it is one of this type.
     pub(super) fn decide(&mut self, now: Duration, id: u64, rejections: &[Rejection]) -> bool {
+        if let Some(at) = self.lost.iter().position(|p| p.id == id) {
+            let mut pending = self.lost.remove(at);
+            pending.bad.extend_from_slice(rejections);
+            self.apply(now, pending);
+            return true;
+        }
         let Some(pending) = self.pending.iter_mut().find(|p| p.id == id && !p.decided) else { return false };
         pending.decided = true;
         pending.bad.extend_from_slice(rejections);
@@ -151,8 +183,14 @@ impl TypeState {
     }
 
     /// Applies a decided response and makes its answer.
-    pub(super) fn settle(&mut self, now: Duration, pending: Pending) {
-        let Pending { nonce, version: response_version, offered, removed, bad, .. } = pending;
+    fn settle(&mut self, now: Duration, pending: Pending) {
+        let answer = Answer { nonce: pending.nonce.clone(), error: nack(&pending.bad) };
+        self.apply(now, pending);
+        self.answers.push_back(answer);
+    }
+
+    fn apply(&mut self, now: Duration, pending: Pending) {
+        let Pending { version: response_version, offered, removed, bad, .. } = pending;
         for (name, version, content, ttl) in offered {
             if bad.iter().any(|r| r.name == name) || !self.wanted.contains(&name) {
                 continue;
@@ -183,7 +221,6 @@ impl TypeState {
         if bad.is_empty() {
             self.version = response_version;
         }
-        self.answers.push_back(Answer { nonce, error: nack(&bad) });
     }
 
     /// The next moment at which something lapses.
@@ -237,29 +274,4 @@ fn nack(bad: &[Rejection]) -> Option<Status> {
         message = format!("{message}{separator}{name}: {reason}");
     }
     Some(Status { code: INVALID_ARGUMENT, message, details: Vec::new() })
-}
-
-/// Resources that may be delivered and those that are bad on their face.
-#[derive(Debug, Default)]
-pub(super) struct Sorted {
-    pub(super) good: Vec<Received>,
-    pub(super) bad: Vec<Rejection>,
-}
-
-impl Sorted {
-    /// Two resources of one name in one response: nothing in it can be trusted.
-    ///
-    /// Returns whether names that are missing from the response may be taken for deleted.
-    pub(super) fn refuse_duplicates(&mut self, names: &[String]) -> bool {
-        let mut seen = BTreeSet::new();
-        let twice: BTreeSet<&String> = names.iter().filter(|name| !seen.insert(*name)).collect();
-        if twice.is_empty() {
-            return !self.bad.iter().any(|r| r.name == UNNAMED);
-        }
-        self.good.clear();
-        let reason = "appears more than once in the response; the response is rejected";
-        let reject = |name: &String| Rejection { name: name.clone(), reason: reason.to_owned() };
-        self.bad.extend(twice.into_iter().map(reject));
-        false
-    }
 }

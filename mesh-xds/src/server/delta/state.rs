@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::resource::{TypeUrl, Version};
-use crate::server::config::UnknownNames;
-use crate::server::encoded::EncodedResource;
-use crate::server::snapshot::{Snapshot, TypeSnapshot};
+use crate::resource::Version;
+use crate::server::heartbeats::Heartbeats;
+use crate::server::snapshot::TypeSnapshot;
 use crate::server::status::TypeStatus;
+use crate::server::types::{Evaluation, Found, TypeState};
 
 /// What the client has under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ struct Entry {
 
 /// One type of one Delta stream.
 #[derive(Debug, Default)]
-pub(super) struct TypeState {
+pub(super) struct DeltaType {
     pub(super) status: TypeStatus,
     wildcard: bool,
     /// The set that was last compared. Under a wildcard the client has it, but for `entries`.
@@ -44,8 +44,7 @@ pub(super) struct TypeState {
     force: BTreeSet<Arc<str>>,
     /// Removals that wait for listeners and routes.
     held: BTreeSet<Arc<str>>,
-    /// When to refresh which resource's time to live.
-    heartbeats: BTreeMap<Arc<str>, Duration>,
+    heartbeats: Heartbeats,
     /// The wildcard's first answer is sent even when it is empty.
     answer_due: bool,
     resumed: bool,
@@ -53,27 +52,7 @@ pub(super) struct TypeState {
     left: BTreeSet<Arc<str>>,
 }
 
-/// What a comparison is made with.
-#[derive(Debug)]
-pub(super) struct Evaluation<'a> {
-    pub(super) current: &'a Arc<TypeSnapshot>,
-    pub(super) mentioned: bool,
-    pub(super) type_url: &'a TypeUrl,
-    pub(super) unknown: UnknownNames,
-    pub(super) max_bytes: usize,
-    pub(super) hold_removals: bool,
-    pub(super) now: Duration,
-}
-
-/// What a comparison found.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) resources: Vec<Arc<EncodedResource>>,
-    pub(super) removed: Vec<Arc<str>>,
-    pub(super) heartbeats: Vec<Arc<EncodedResource>>,
-}
-
-impl TypeState {
+impl DeltaType {
     /// Takes what a client that reconnects has already.
     pub(super) fn begin(&mut self, versions: &BTreeMap<String, String>) {
         self.resumed = !versions.is_empty();
@@ -110,20 +89,13 @@ impl TypeState {
         for names in [&mut self.dirty, &mut self.force, &mut self.held] {
             names.retain(|name| entries.contains_key(name));
         }
-        self.heartbeats.retain(|name, _| entries.contains_key(name));
+        self.heartbeats.retain(|name| entries.contains_key(name));
     }
 
     /// Subscribes by name. A name is always said again, but for the first message of a client that reconnects.
-    pub(super) fn subscribe(
-        &mut self,
-        snapshot: Option<&Snapshot>,
-        type_url: &TypeUrl,
-        name: &str,
-        endpoints_due: bool,
-    ) {
+    pub(super) fn subscribe(&mut self, current: Option<&TypeSnapshot>, name: &str, endpoints_due: bool) {
         // The name of the resource itself is shared by all clients.
-        let shared =
-            snapshot.and_then(|s| s.get(type_url)).and_then(|set| set.get(name)).map(|r| r.name().clone());
+        let shared = current.and_then(|set| set.get(name)).map(|r| r.name().clone());
         let has = self.has(name);
         let name = shared.unwrap_or_else(|| Arc::from(name));
         let resumed = matches!(self.entries.get(&name), Some(entry) if !entry.explicit) && self.resumed;
@@ -149,13 +121,7 @@ impl TypeState {
         } else {
             self.dirty.remove(&name);
             self.force.remove(&name);
-            self.heartbeats.remove(&name);
-        }
-    }
-
-    pub(super) fn force_if_subscribed(&mut self, name: Arc<str>) {
-        if self.wildcard || self.entries.get(&name).is_some_and(|e| e.explicit) {
-            self.force.insert(name);
+            self.heartbeats.forget(&name);
         }
     }
 
@@ -175,12 +141,8 @@ impl TypeState {
         self.entries.len()
     }
 
-    pub(super) fn next_heartbeat(&self) -> Option<Duration> {
-        self.heartbeats.values().min().copied()
-    }
-
     /// Whether [`evaluate`](Self::evaluate) might find something.
-    pub(super) fn is_pending(&self, current: &Arc<TypeSnapshot>) -> bool {
+    fn is_pending(&self, current: &Arc<TypeSnapshot>) -> bool {
         if !self.dirty.is_empty() || !self.force.is_empty() || self.answer_due {
             return true;
         }
@@ -206,9 +168,117 @@ impl TypeState {
         base.and_then(|base| base.get(name)).map_or(Has::Nothing, |r| Has::Version(r.version()))
     }
 
-    /// Compares what the client has with the current set.
-    pub(super) fn evaluate(&mut self, with: &Evaluation<'_>) -> Option<Found> {
-        let heartbeat_due = self.next_heartbeat().is_some_and(|at| at <= with.now);
+    /// Every name that might have to be said, in order.
+    fn candidates(&mut self, current: &Arc<TypeSnapshot>, moved: bool, release: bool) -> BTreeSet<Arc<str>> {
+        let mut names = std::mem::take(&mut self.dirty);
+        names.extend(self.force.iter().cloned());
+        if moved || release {
+            names.append(&mut self.held);
+        }
+        match &self.base {
+            Some(base) if moved => {
+                let diff = current.diff_from(base);
+                let touched = diff.changed.iter().chain(&diff.removed).map(|r| r.name());
+                names.extend(touched.filter(|name| self.wants(name)).cloned());
+            }
+            None if self.wildcard => names.extend(current.resources().iter().map(|r| r.name().clone())),
+            _ => {}
+        }
+        names
+    }
+
+    /// Compares one name; returns how many bytes it adds.
+    fn compare(
+        &mut self,
+        with: &Evaluation<'_>,
+        name: &Arc<str>,
+        has: Has,
+        forced: bool,
+        found: &mut Found,
+    ) -> usize {
+        let explicit = self.entries.get(name).is_some_and(|e| e.explicit);
+        let empty = || if explicit { with.empty(name) } else { None };
+        let real = with.current.get(name).map(|resource| with.form(resource));
+        let gone = real.is_none();
+        let known = matches!(has, Has::Version(_) | Has::Foreign);
+        let said = real.or_else(empty);
+        let is_news = said.as_ref().is_none_or(|r| has != Has::Version(r.version()));
+        if gone && known && is_news && with.hold_removals && !forced {
+            // Something may still refer to it: neither its removal nor its emptiness is said yet.
+            self.held.insert(name.clone());
+            self.remember(name, explicit, has);
+            return 0;
+        }
+        let Some(resource) = said else {
+            if known || forced || (explicit && has == Has::Nothing) {
+                found.removed.push(name.clone());
+                self.heartbeats.forget(name);
+                self.remember_absent(name, explicit);
+                return name.len() + 4;
+            } else if !explicit {
+                self.entries.remove(name);
+            }
+            return 0;
+        };
+        let new = Has::Version(resource.version());
+        if explicit {
+            self.remember(name, true, new);
+        } else {
+            self.entries.remove(name);
+        }
+        if !forced && has == new {
+            self.heartbeats.resumed(&resource, with.now);
+            return 0;
+        }
+        self.heartbeats.said(&resource, with.now);
+        let bytes = resource.size();
+        found.resources.push(resource);
+        bytes
+    }
+
+    fn remember(&mut self, name: &Arc<str>, explicit: bool, has: Has) {
+        match self.entries.get_mut(name) {
+            Some(entry) => entry.has = has,
+            None => {
+                self.entries.insert(name.clone(), Entry { explicit, has });
+            }
+        }
+    }
+
+    fn remember_absent(&mut self, name: &Arc<str>, explicit: bool) {
+        if explicit {
+            self.remember(name, true, Has::Absent);
+        } else {
+            self.entries.remove(name);
+        }
+    }
+
+    /// The response is full: the name is compared again for the next one.
+    fn postpone(&mut self, name: Arc<str>, has: Has, forced: bool) {
+        self.remember(&name, false, has);
+        if forced {
+            self.force.insert(name);
+        } else {
+            self.dirty.insert(name);
+        }
+    }
+}
+
+impl TypeState for DeltaType {
+    fn status(&self) -> &TypeStatus {
+        &self.status
+    }
+
+    fn status_mut(&mut self) -> &mut TypeStatus {
+        &mut self.status
+    }
+
+    fn is_settled(&self, current: &Arc<TypeSnapshot>) -> bool {
+        self.status.is_settled() && !self.is_pending(current)
+    }
+
+    fn evaluate(&mut self, with: &Evaluation<'_>) -> Option<Found> {
+        let heartbeat_due = self.heartbeats.is_due(with.now);
         let moved = self.base.as_ref().is_none_or(|base| !Arc::ptr_eq(base, with.current));
         if !self.wildcard && self.entries.is_empty() && self.dirty.is_empty() && self.force.is_empty() {
             self.base = Some(with.current.clone());
@@ -249,7 +319,9 @@ impl TypeState {
             bytes += self.compare(with, &name, has, forced, &mut found);
         }
         self.base = Some(with.current.clone());
-        self.collect_heartbeats(with, heartbeat_due, &mut found);
+        let pending = |name: &str| self.dirty.contains(name) || self.force.contains(name);
+        found.heartbeats = self.heartbeats.collect(with.current, pending, with.now);
+        found.endpoints = found.resources.iter().filter_map(|r| r.endpoints().cloned()).collect();
 
         let answer = self.answer_due && with.mentioned;
         self.answer_due &= !answer;
@@ -257,123 +329,13 @@ impl TypeState {
         (!empty || answer).then_some(found)
     }
 
-    /// Every name that might have to be said, in order.
-    fn candidates(&mut self, current: &Arc<TypeSnapshot>, moved: bool, release: bool) -> BTreeSet<Arc<str>> {
-        let mut names = std::mem::take(&mut self.dirty);
-        names.extend(self.force.iter().cloned());
-        if moved || release {
-            names.append(&mut self.held);
-        }
-        match &self.base {
-            Some(base) if moved => {
-                let diff = current.diff_from(base);
-                let touched = diff.changed.iter().chain(&diff.removed).map(|r| r.name());
-                names.extend(touched.filter(|name| self.wants(name)).cloned());
-            }
-            None if self.wildcard => names.extend(current.resources().iter().map(|r| r.name().clone())),
-            _ => {}
-        }
-        names
-    }
-
-    /// Compares one name; returns how many bytes it adds.
-    fn compare(
-        &mut self,
-        with: &Evaluation<'_>,
-        name: &Arc<str>,
-        has: Has,
-        forced: bool,
-        found: &mut Found,
-    ) -> usize {
-        let explicit = self.entries.get(name).is_some_and(|e| e.explicit);
-        let empty = || match with.unknown {
-            UnknownNames::Empty if explicit => EncodedResource::empty(with.type_url, name).map(Arc::new),
-            _ => None,
-        };
-        let real = with.current.get(name).cloned();
-        let gone = real.is_none();
-        let known = matches!(has, Has::Version(_) | Has::Foreign);
-        let said = real.or_else(empty);
-        let is_news = said.as_ref().is_none_or(|r| has != Has::Version(r.version()));
-        if gone && known && is_news && with.hold_removals && !forced {
-            // Something may still refer to it: neither its removal nor its emptiness is said yet.
-            self.held.insert(name.clone());
-            self.remember(name, explicit, has);
-            return 0;
-        }
-        let Some(resource) = said else {
-            if known || forced || (explicit && has == Has::Nothing) {
-                found.removed.push(name.clone());
-                self.heartbeats.remove(name);
-                self.remember_absent(name, explicit);
-                return name.len() + 4;
-            } else if !explicit {
-                self.entries.remove(name);
-            }
-            return 0;
-        };
-        let new = Has::Version(resource.version());
-        if explicit {
-            self.remember(name, true, new);
-        } else {
-            self.entries.remove(name);
-        }
-        if !forced && has == new {
-            return 0;
-        }
-        if let Some(ttl) = resource.ttl() {
-            self.heartbeats.insert(name.clone(), with.now + ttl / 2);
-        } else {
-            self.heartbeats.remove(name);
-        }
-        let bytes = resource.size();
-        found.resources.push(resource);
-        bytes
-    }
-
-    fn remember(&mut self, name: &Arc<str>, explicit: bool, has: Has) {
-        match self.entries.get_mut(name) {
-            Some(entry) => entry.has = has,
-            None => {
-                self.entries.insert(name.clone(), Entry { explicit, has });
-            }
-        }
-    }
-
-    fn remember_absent(&mut self, name: &Arc<str>, explicit: bool) {
-        if explicit {
-            self.remember(name, true, Has::Absent);
-        } else {
-            self.entries.remove(name);
-        }
-    }
-
-    /// The response is full: the name is compared again for the next one.
-    fn postpone(&mut self, name: Arc<str>, has: Has, forced: bool) {
-        self.remember(&name, false, has);
-        if forced {
+    fn force_if_subscribed(&mut self, name: Arc<str>) {
+        if self.wildcard || self.entries.get(&name).is_some_and(|e| e.explicit) {
             self.force.insert(name);
-        } else {
-            self.dirty.insert(name);
         }
     }
 
-    fn collect_heartbeats(&mut self, with: &Evaluation<'_>, due: bool, found: &mut Found) {
-        if !due {
-            return;
-        }
-        let names: Vec<_> =
-            self.heartbeats.iter().filter(|(_, at)| **at <= with.now).map(|(n, _)| n.clone()).collect();
-        for name in names {
-            match with.current.get(&name).and_then(|r| r.ttl().map(|ttl| (r, ttl))) {
-                Some((resource, ttl)) => {
-                    self.heartbeats.insert(name, with.now + ttl / 2);
-                    found.heartbeats.push(resource.clone());
-                }
-                None => {
-                    self.heartbeats.remove(&name);
-                }
-            }
-        }
+    fn next_heartbeat(&self) -> Option<Duration> {
+        self.heartbeats.next()
     }
 }

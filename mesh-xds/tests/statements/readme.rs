@@ -1,0 +1,40 @@
+//! The table in the crate's README says what is tested.
+
+use std::collections::BTreeMap;
+
+const SOURCES: [&str; 4] = [
+    include_str!("client.rs"),
+    include_str!("secrets.rs"),
+    include_str!("server.rs"),
+    include_str!("server_delta.rs"),
+];
+/// What a test has that drives the variant, or something that is the same in both.
+const SOTW: [&str; 5] = ["Sotw::", "Protocol::Sotw", "ServerStream::sotw", "in BOTH", "Warming::"];
+const DELTA: [&str; 5] = ["Delta::", "Protocol::Delta", "ServerStream::delta", "in BOTH", "Warming::"];
+
+/// Which variants the tests of each statement drive, State of the World first.
+fn tested() -> BTreeMap<u32, (bool, bool)> {
+    let mut tested = BTreeMap::new();
+    for test in SOURCES.iter().flat_map(|source| source.split("\n#[test]\nfn ").skip(1)) {
+        let number = test.strip_prefix('s').and_then(|rest| rest.get(..2)?.parse().ok());
+        let Some(number) = number else { continue };
+        let drives = |words: [&str; 5]| words.iter().any(|word| test.contains(word));
+        let (sotw, delta) = tested.entry(number).or_insert((false, false));
+        *sotw |= drives(SOTW);
+        *delta |= drives(DELTA);
+    }
+    tested
+}
+
+#[test]
+fn the_table_of_statements_is_what_is_tested() {
+    let readme = include_str!("../../README.md");
+    let rows = readme.lines().filter_map(|line| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let [_, number, _, sotw, delta, _] = cells[..] else { return None };
+        Some((number.parse::<u32>().ok()?, (sotw == "✓", delta == "✓")))
+    });
+    let rows: BTreeMap<_, _> = rows.collect();
+    assert_eq!(rows.len(), 30, "one row for each statement");
+    assert_eq!(rows, tested());
+}
