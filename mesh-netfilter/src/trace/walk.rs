@@ -247,7 +247,10 @@ impl<'a, W: Watch> Walk<'a, W> {
     }
 
     fn redirect(&mut self, port: u16) {
-        self.now.verdict = Verdict::Redirected { port };
+        // A packet that has its socket already goes there, whatever its addresses become.
+        if !matches!(self.now.verdict, Verdict::Delivered { .. }) {
+            self.now.verdict = Verdict::Redirected { port };
+        }
         self.now.destination_port = port;
         if self.now.packet.direction == Direction::Out {
             self.now.out_interface = Some("lo");

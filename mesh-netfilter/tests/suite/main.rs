@@ -1,7 +1,9 @@
 //! What is proven about rules: against Istio's, as invariants over all intents, and against the real kernel.
 
+mod agreement;
 mod backends;
 mod changes;
+mod crafted;
 mod golden;
 mod kernel;
 mod netns;
@@ -19,6 +21,7 @@ fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = properties::trials();
     trials.extend(golden::trials());
+    trials.extend(agreement::trials());
     trials.extend(kernel::trials());
     trials.extend(backends::trials());
     trials.extend(changes::trials());
