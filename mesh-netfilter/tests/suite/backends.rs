@@ -55,18 +55,18 @@ pub(crate) fn is_here(kind: Kind) -> bool {
 }
 
 /// A namespace with its lock file.
-struct Place {
-    space: Space,
-    lock: PathBuf,
+pub(crate) struct Place {
+    pub(crate) space: Space,
+    pub(crate) lock: PathBuf,
 }
 
 impl Place {
-    fn new(name: &str) -> Result<Self, String> {
+    pub(crate) fn new(name: &str) -> Result<Self, String> {
         let lock = std::env::temp_dir().join(format!("mesh-netfilter-{}-{name}.lock", std::process::id()));
         Ok(Self { space: Space::new()?, lock })
     }
 
-    fn run<T: Send + 'static>(
+    pub(crate) fn run<T: Send + 'static>(
         &self,
         kind: Kind,
         run: impl FnOnce(&mut dyn Backend) -> Result<T, mesh_netfilter::backend::BackendError> + Send + 'static,
@@ -82,7 +82,7 @@ impl Place {
         })
     }
 
-    fn shell(&self, script: &str) -> Result<String, String> {
+    pub(crate) fn shell(&self, script: &str) -> Result<String, String> {
         self.space.shell(&format!("export XTABLES_LOCKFILE={}\n{script}", self.lock.display()))
     }
 }
@@ -93,7 +93,7 @@ impl Drop for Place {
     }
 }
 
-fn check(holds: bool, what: impl std::fmt::Debug) -> Result<(), String> {
+pub(crate) fn check(holds: bool, what: impl std::fmt::Debug) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("{what:#?}")) }
 }
 

@@ -63,7 +63,7 @@ fn ruleset(number: u32) -> Ruleset {
     Ruleset::from(&intent(number))
 }
 
-fn open(kind: Kind, lock: &str) -> Result<Box<dyn Backend>, String> {
+pub(crate) fn open(kind: Kind, lock: &str) -> Result<Box<dyn Backend>, String> {
     Ok(match kind {
         Kind::Netlink => Box::new(Netlink::open().map_err(|error| error.to_string())?),
         Kind::Nft => Box::new(Nft),

@@ -10,6 +10,8 @@ mod netns;
 mod pod;
 mod properties;
 mod reference;
+mod restored;
+mod shadows;
 mod strategies;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -25,6 +27,8 @@ fn main() -> std::process::ExitCode {
     trials.extend(kernel::trials());
     trials.extend(backends::trials());
     trials.extend(changes::trials());
+    trials.extend(shadows::trials());
+    trials.extend(restored::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
