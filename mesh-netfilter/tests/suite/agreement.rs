@@ -21,8 +21,9 @@ use crate::strategies::{
 };
 use crate::{peers_required, trial};
 
-/// Intents per way of writing, and packets per intent.
+/// Intents per way of writing, unless this variable says otherwise; and packets per intent.
 const INTENTS: u64 = 30;
+pub(crate) const INTENTS_VARIABLE: &str = "MESH_NETFILTER_SUITE_INTENTS";
 const PACKETS: u64 = 48;
 /// Packets per intent that fit no connection.
 const CRAFTED: u64 = 16;
@@ -185,6 +186,7 @@ fn sendable(ipv6: bool, owners: Owners) -> impl Strategy<Value = Packet> {
 /// What was tried, so that a run says what it proves.
 #[derive(Debug, Default)]
 struct Tried {
+    intents: u64,
     packets: u32,
     datagrams: u32,
     ipv6: u32,
@@ -213,8 +215,9 @@ impl Tried {
     /// Says it; an error when a kind of packet did not occur at all.
     fn report(&self, writer: Writer, owners: Owners) -> Result<(), String> {
         println!(
-            "{}: {INTENTS} intents, {} packets sent ({} captured, {} by TPROXY; {} datagrams; {} IPv6; {} from a virtual machine, {} of those captured as outbound), {} crafted that fit no connection ({} dropped); {owners}",
+            "{}: {} intents, {} packets sent ({} captured, {} by TPROXY; {} datagrams; {} IPv6; {} from a virtual machine, {} of those captured as outbound), {} crafted that fit no connection ({} dropped); {owners}",
             writer.name(),
+            self.intents,
             self.packets,
             self.captured,
             self.tproxy,
@@ -271,8 +274,9 @@ fn biased(number: u64, ruleset: &Ruleset, mut any: impl FnMut() -> Packet) -> Pa
 
 fn agrees(writer: Writer) -> Result<(), String> {
     let owners = Owners::here();
-    let mut tried = Tried::default();
-    for seed in 0..INTENTS {
+    let asked = std::env::var(INTENTS_VARIABLE).ok().and_then(|number| number.parse().ok());
+    let mut tried = Tried { intents: asked.unwrap_or(INTENTS), ..Tried::default() };
+    for seed in 0..tried.intents {
         let mut runner = runner(seed);
         let mut intent = draw(&intents(), &mut runner);
         if seed % 3 == 0 && intent.virtual_interfaces.is_empty() {

@@ -21,6 +21,8 @@ use crate::{peers_required, trial};
 
 /// The environment variable that makes this program a child that applies rules: `backend number lock`.
 pub(crate) const JOB: &str = "MESH_NETFILTER_SUITE_JOB";
+/// The number of the intent for both families.
+pub(crate) const DUAL: u32 = u32::MAX;
 /// Changes that are cut off, for every way of writing rules, in that many pods at once.
 const KILLS: u32 = 200;
 const PODS: u32 = 4;
@@ -45,9 +47,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Three intents that all capture the same, by rules in different tables.
+/// Three intents that all capture the same, by rules in different tables; and one for both families, for [`child`] only.
 fn intent(number: u32) -> Interception {
     match number % 3 {
+        _ if number == DUAL => Interception { ipv6: true, ..Interception::default() },
         0 => Interception::default(),
         1 => Interception {
             drop_invalid: true,
@@ -67,6 +70,8 @@ pub(crate) fn open(kind: Kind, lock: &str) -> Result<Box<dyn Backend>, String> {
     Ok(match kind {
         Kind::Netlink => Box::new(Netlink::open().map_err(|error| error.to_string())?),
         Kind::Nft => Box::new(Nft),
+        // The system's own.
+        Kind::Iptables(variant) if lock == "-" => Box::new(Iptables::new(variant)),
         Kind::Iptables(variant) => Box::new(Iptables::new(variant).lock_file(lock.into())),
     })
 }
@@ -79,8 +84,14 @@ pub(crate) fn child(job: &str) -> ExitCode {
     match open(kind, lock)
         .and_then(|mut backend| backend.apply(&ruleset(number)).map_err(|error| error.to_string()))
     {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Ok(applied) => {
+            println!("{} changes", applied.changes);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::netns::Space;
 use crate::strategies::{draw, intents, runner};
 use crate::{peers_required, trial};
 
-const CASES: u64 = 12;
+const CASES: u64 = 20;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let possible = Space::new().is_ok();
@@ -145,7 +145,7 @@ fn later() -> impl Strategy<Value = String> {
         "iptables-legacy -t nat -A PREROUTING -p tcp --dport 71 -j ACCEPT",
         "ip6tables-legacy -t raw -A OUTPUT -p tcp --dport 72 -j ACCEPT",
         "nft add table inet later; nft add chain inet later c; nft add rule inet later c tcp dport 1 accept",
-        "ip rule add fwmark 0x77 lookup 133",
+        "ip rule add fwmark 0x77 lookup 133 pref 70",
         "ip route add unreachable 9.9.7.0/24 table 133",
     ];
     subsequence(some.to_vec(), 0..=some.len()).prop_map(|lines| lines.join("\n"))
