@@ -60,7 +60,7 @@ pub(crate) const fn place_of(priority: i32, translates: bool, nat: i32) -> (Tabl
         priority if translates && priority <= nat => (TableKind::Nat, Place::Before),
         _ if translates => (TableKind::Nat, Place::After),
         ..=-300 => (TableKind::Raw, Place::Before),
-        ..=-150 => (TableKind::Mangle, Place::Before),
+        -299..=-150 => (TableKind::Mangle, Place::Before),
         priority if priority <= nat => (TableKind::Mangle, Place::After),
         _ => (TableKind::Filter, Place::Before),
     }
