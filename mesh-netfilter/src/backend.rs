@@ -4,10 +4,12 @@ mod detect;
 mod iptables;
 mod nft;
 mod program;
+mod shadows;
 
 use crate::netlink::{Netlink, NetlinkError};
 use crate::plan::{Applied, Plan};
 use crate::ruleset::{Ruleset, UnknownOwner};
+use crate::shadow::Shadow;
 use crate::text::InvalidText;
 
 pub use detect::{Kind, detect, legacy_tables_exist, open};
@@ -43,6 +45,13 @@ pub trait Backend {
     /// # Errors
     /// When the rules cannot be read.
     fn live(&mut self) -> Result<Option<Ruleset>, BackendError>;
+
+    /// Rules of others that take packets from `desired`, in whatever way they were written: nf_tables (iptables-nft
+    /// included) and legacy iptables.
+    ///
+    /// # Errors
+    /// When rules cannot be read.
+    fn shadows(&mut self, desired: &Ruleset) -> Result<Vec<Shadow>, BackendError>;
 }
 
 /// Why a backend could not read or write rules.
@@ -99,5 +108,9 @@ impl Backend for Netlink {
 
     fn live(&mut self) -> Result<Option<Ruleset>, BackendError> {
         Ok(Self::live(self)?)
+    }
+
+    fn shadows(&mut self, desired: &Ruleset) -> Result<Vec<Shadow>, BackendError> {
+        shadows::of_nf_tables(desired)
     }
 }

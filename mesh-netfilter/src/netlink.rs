@@ -5,6 +5,7 @@ mod expr;
 mod foreign;
 mod live;
 mod lower;
+mod others;
 mod raise;
 pub(crate) mod socket;
 pub(crate) mod wire;
@@ -17,8 +18,9 @@ use nix::sys::socket::SockProtocol;
 use crate::plan::{Applied, Change, Plan, RuleCounter};
 use crate::ruleset::{Chain, Ruleset, TABLE};
 use live::{Live, LiveRule};
-pub(crate) use lower::chain_name;
 use lower::{BaseChain, Lowered, LoweredChain, LoweredRule, hook_of};
+pub(crate) use lower::{NAT_PRIORITY, chain_name};
+pub(crate) use others::OtherTable;
 use socket::Socket;
 use wire::Messages;
 
@@ -162,6 +164,11 @@ impl Netlink {
     /// When the kernel cannot be read.
     pub fn shadowing(&mut self) -> Result<Vec<String>, NetlinkError> {
         Ok(foreign::before_ours(&mut self.socket)?.iter().map(foreign::ForeignChain::describe).collect())
+    }
+
+    /// The tables of other programs.
+    pub(crate) fn others(&mut self) -> Result<Vec<OtherTable>, NetlinkError> {
+        others::read(&mut self.socket)
     }
 
     /// Whether `iptables-nft` has written chains of ours.

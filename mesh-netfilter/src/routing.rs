@@ -167,7 +167,7 @@ impl Routing {
     pub fn missing(&mut self, needs: &[Need]) -> Result<Vec<Need>, RoutingError> {
         let mut missing = Vec::new();
         for need in needs {
-            if !self.has(*need)? {
+            if self.find(*need)?.is_none() {
                 missing.push(*need);
             }
         }
@@ -181,7 +181,7 @@ impl Routing {
     pub fn apply(&mut self, needs: &[Need]) -> Result<usize, RoutingError> {
         let missing = self.missing(needs)?;
         for need in &missing {
-            self.change(need.to_string(), |out, sequence| write(*need, 0, CREATE_NEW, out, sequence))?;
+            self.change(need.to_string(), |out, sequence| write(*need, None, 0, CREATE_NEW, out, sequence))?;
             if *need == Need::LoopbackAddress {
                 self.wait_for_address()?;
             }
@@ -220,15 +220,17 @@ impl Routing {
         let mut removed = 0;
         for need in needs.iter().rev() {
             // The kernel takes the same rule any number of times; earlier tools did that.
-            while self.has(*need)? {
-                self.change(need.to_string(), |out, sequence| write(*need, DELETE, 0, out, sequence))?;
+            while let Some(found) = self.find(*need)? {
+                self.change(need.to_string(), |out, sequence| {
+                    write(*need, Some(found), DELETE, 0, out, sequence);
+                })?;
                 removed += 1;
             }
         }
         Ok(removed)
     }
 
-    fn has(&mut self, need: Need) -> Result<bool, RoutingError> {
+    fn find(&mut self, need: Need) -> Result<Option<Found>, RoutingError> {
         let (kind, family, length) = match need {
             Need::LoopbackAddress => (GET_ADDRESS, Family::V6, LENGTH_OF_ADDRESS),
             Need::MarkRule { family, .. } => (GET_RULE, family, LENGTH_OF_ROUTE),
@@ -241,9 +243,8 @@ impl Routing {
             out.begin(kind, REQUEST | DUMP, sequence, &fixed);
             out
         };
-        let found =
-            self.socket.dump(request, |message| matches(need, message.payload, length).then_some(()))?;
-        Ok(!found.is_empty())
+        let found = self.socket.dump(request, |message| matches(need, message.payload, length))?;
+        Ok(found.into_iter().next())
     }
 
     fn change(&mut self, what: String, build: impl FnOnce(&mut Messages, u32)) -> Result<(), RoutingError> {
@@ -279,14 +280,25 @@ const NO_DETECTION: u8 = 2;
 const TYPE_LOCAL: u8 = 2;
 const PROTOCOL_STATIC: u8 = 4;
 const ACTION_TABLE: u8 = 1;
+const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
 const FRA_MARK: u16 = 10;
+/// What a rule can ask for beside a mark: source, destination, interfaces, tunnel, device of a VRF, users, protocol, ports, service
+/// class, flow label.
+const FRA_SELECTORS: [u16; 12] = [1, 2, 3, 12, 17, 19, 20, 22, 23, 24, 25, 26];
 const FRA_MASK: u16 = 16;
 const RTA_TABLE: u16 = 15;
 const RTA_OUT: u16 = 4;
 const RTA_TO: u16 = 1;
 
-fn write(need: Need, delete: u16, flags: u16, out: &mut Messages, sequence: u32) {
+/// What tells one that is there from others like it.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    /// A rule's, by which the kernel tells it from rules that also ask for something else.
+    priority: u32,
+}
+
+fn write(need: Need, found: Option<Found>, delete: u16, flags: u16, out: &mut Messages, sequence: u32) {
     // Tables above 255 are only in the attribute.
     let short = |table: u32| u8::try_from(table).unwrap_or(0);
     let flags = REQUEST | ACK | flags;
@@ -304,6 +316,9 @@ fn write(need: Need, delete: u16, flags: u16, out: &mut Messages, sequence: u32)
             out.bytes(FRA_MARK, &mark.to_ne_bytes());
             out.bytes(FRA_MASK, &u32::MAX.to_ne_bytes());
             out.bytes(FRA_TABLE, &table.to_ne_bytes());
+            if let Some(Found { priority }) = found {
+                out.bytes(FRA_PRIORITY, &priority.to_ne_bytes());
+            }
         }
         Need::LocalRoute { family, table } => {
             let fixed =
@@ -315,13 +330,13 @@ fn write(need: Need, delete: u16, flags: u16, out: &mut Messages, sequence: u32)
     }
 }
 
-fn matches(need: Need, payload: &[u8], length: usize) -> bool {
-    let (Some(fixed), Some(rest)) = (payload.get(..length), payload.get(length..)) else { return false };
+fn matches(need: Need, payload: &[u8], length: usize) -> Option<Found> {
+    let (fixed, rest) = payload.split_at_checked(length)?;
     let attributes = Attributes(rest);
     let word = |kind: u16| {
         attributes.get(kind).and_then(|value| value.first_chunk().copied()).map(u32::from_ne_bytes)
     };
-    match need {
+    let same = match need {
         Need::LoopbackAddress => {
             fixed[4..8] == LOOPBACK.to_ne_bytes()
                 && attributes.get(1).or_else(|| attributes.get(2)) == Some(&SIX[..])
@@ -331,6 +346,7 @@ fn matches(need: Need, payload: &[u8], length: usize) -> bool {
                 && word(FRA_MARK) == Some(mark)
                 && word(FRA_MASK).is_none_or(|mask| mask == u32::MAX)
                 && word(FRA_TABLE) == Some(table)
+                && asks_for_the_mark_alone(fixed, attributes)
         }
         Need::LocalRoute { family, table } => {
             fixed[0] == number(family)
@@ -339,5 +355,14 @@ fn matches(need: Need, payload: &[u8], length: usize) -> bool {
                 && word(RTA_TABLE) == Some(table)
                 && word(RTA_OUT) == Some(LOOPBACK)
         }
-    }
+    };
+    same.then(|| Found { priority: word(FRA_PRIORITY).unwrap_or(0) })
+}
+
+/// Whether a rule is for all packets of its mark: addresses, interfaces, ports, users and what else it may ask for are those
+/// of somebody else's rule.
+fn asks_for_the_mark_alone(fixed: &[u8], attributes: Attributes<'_>) -> bool {
+    // Destination and source length, type of service, action, and its flags with "not" among them.
+    let plain = fixed[1..4] == [0, 0, 0] && fixed[7] == ACTION_TABLE && fixed[8..12] == [0; 4];
+    plain && !attributes.into_iter().any(|(kind, _)| FRA_SELECTORS.contains(&kind))
 }

@@ -15,6 +15,7 @@ use std::fmt;
 use crate::ruleset::{Ruleset, TableKind};
 
 pub use packet::{Direction, InvalidPacket, Packet};
+pub(crate) use walk::holds_at_first;
 use walk::{Silent, Walk};
 
 /// Where a packet ends, and what it carries then.

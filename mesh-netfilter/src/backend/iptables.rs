@@ -7,10 +7,11 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::program::run;
-use super::{Backend, BackendError, Kind};
+use super::{Backend, BackendError, Kind, shadows};
 use crate::net::Family;
 use crate::plan::{Applied, Change, Plan};
 use crate::ruleset::{CHAIN_PREFIX, Chain, Rule, Ruleset, TableKind, Target};
+use crate::shadow::Shadow;
 use crate::text::Restore;
 
 /// The chain that drops everything while tables change.
@@ -77,8 +78,22 @@ impl Iptables {
         format!("{name}{}-{verb}", self.variant.suffix())
     }
 
+    /// Its name, as for the user.
+    pub(super) const fn name(&self) -> &'static str {
+        Kind::Iptables(self.variant).as_str()
+    }
+
+    /// Whether these programs write nf_tables.
+    pub(super) fn is_over_nf_tables(&self) -> Result<bool, BackendError> {
+        Ok(match self.variant {
+            Variant::Nft => true,
+            Variant::Legacy => false,
+            Variant::Plain => run("iptables", &["--version"], "", None)?.contains("nf_tables"),
+        })
+    }
+
     /// Everything that is there, other people's rules too.
-    fn read(&self, family: Family) -> Result<Ruleset, BackendError> {
+    pub(super) fn read(&self, family: Family) -> Result<Ruleset, BackendError> {
         let program = self.program(family, "save");
         let text = run(&program, &[], "", self.lock_file.as_ref())?;
         Ruleset::from_iptables(&text, family).map_err(|error| BackendError::Text { program, error })
@@ -290,5 +305,9 @@ impl Backend for Iptables {
     fn live(&mut self) -> Result<Option<Ruleset>, BackendError> {
         let all = self.read(Family::V4)?.merge(self.read(Family::V6).unwrap_or_default());
         Ok(all.chains.iter().any(is_ours).then_some(all))
+    }
+
+    fn shadows(&mut self, desired: &Ruleset) -> Result<Vec<Shadow>, BackendError> {
+        shadows::of_iptables(self, desired)
     }
 }

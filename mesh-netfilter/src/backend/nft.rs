@@ -1,9 +1,10 @@
 //! The `nft` program.
 
 use super::program::run;
-use super::{Backend, BackendError, Kind};
+use super::{Backend, BackendError, Kind, shadows};
 use crate::plan::{Applied, Change, Plan};
 use crate::ruleset::{Chain, Match, Rule, Ruleset, TABLE, Target};
+use crate::shadow::Shadow;
 
 const PROGRAM: &str = "nft";
 
@@ -125,5 +126,9 @@ impl Backend for Nft {
 
     fn live(&mut self) -> Result<Option<Ruleset>, BackendError> {
         self.read()
+    }
+
+    fn shadows(&mut self, desired: &Ruleset) -> Result<Vec<Shadow>, BackendError> {
+        shadows::of_nf_tables(desired)
     }
 }

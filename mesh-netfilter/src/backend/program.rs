@@ -80,6 +80,8 @@ fn hint(said: &str) -> &'static str {
         ("lock file", ": the lock file cannot be made; name a writable place"),
         ("ermission denied", ": CAP_NET_ADMIN or CAP_NET_RAW is missing"),
         ("peration not permitted", ": CAP_NET_ADMIN or CAP_NET_RAW is missing"),
+        // What legacy iptables makes of a raw socket that it is refused, and of a table that the kernel does not have.
+        ("unable to initialize table", ": CAP_NET_RAW or the table's module is missing"),
         ("owner", ": is module xt_owner missing?"),
         ("REDIRECT", ": is module xt_REDIRECT or nf_nat missing?"),
         ("TPROXY", ": is module xt_TPROXY missing?"),

@@ -88,6 +88,15 @@ impl Interception {
                 ));
             }
         }
+        if self.mode != super::Mode::Redirect && self.captures_inbound() {
+            for name in &self.virtual_interfaces {
+                found.push(Contradiction::new(
+                    "kube-virt-interfaces",
+                    name.to_string(),
+                    "has no effect on inbound ports in TPROXY mode: they go to the inbound port, wherever from",
+                ));
+            }
+        }
         if self.outbound_port == self.inbound_port {
             found.push(Contradiction::new(
                 "inbound-capture-port",
@@ -118,5 +127,24 @@ impl Interception {
             }
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Interception, Mode};
+
+    #[test]
+    fn a_virtual_machine_under_tproxy() {
+        let intent = Interception {
+            mode: Mode::TPROXY,
+            virtual_interfaces: vec!["vnet0".parse().expect("a name")],
+            ..Interception::default()
+        };
+        let found: Vec<_> =
+            intent.contradictions().into_iter().map(|each| (each.field, each.value)).collect();
+        assert_eq!(found, [("kube-virt-interfaces", "vnet0".to_owned())]);
+        let redirected = Interception { mode: Mode::Redirect, ..intent };
+        assert_eq!(redirected.contradictions(), []);
     }
 }

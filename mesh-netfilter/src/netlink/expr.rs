@@ -192,7 +192,11 @@ impl Expr {
     pub(crate) fn read(element: Attributes<'_>) -> Self {
         let name = element.string(NAME).unwrap_or("?");
         let data = element.inside(DATA).unwrap_or(Attributes(&[]));
-        Self::known(name, data).unwrap_or_else(|| Self::Other(name.to_owned()))
+        Self::known(name, data).unwrap_or_else(|| match (name, data.string(NAME)) {
+            // What `iptables-nft` borrows from x_tables.
+            ("match" | "target", Some(which)) => Self::Other(format!("{name} {which}")),
+            _ => Self::Other(name.to_owned()),
+        })
     }
 
     fn known(name: &str, data: Attributes<'_>) -> Option<Self> {

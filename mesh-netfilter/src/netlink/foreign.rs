@@ -1,15 +1,12 @@
 //! Istio's own interception, as its iptables (over nf_tables) and nft backends write it.
 
 use super::expr::{Expr, Verdict};
+use super::live::{DUMP, GET_CHAIN, GET_RULE};
 use super::lower::NAT_PRIORITY;
 use super::socket::Socket;
 use super::wire::{Attributes, Message, Messages};
-use super::{ACK, DELETE_CHAIN, DELETE_RULE, DELETE_TABLE, NetlinkError, REQUEST, SUBSYSTEM};
+use super::{ACK, DELETE_CHAIN, DELETE_RULE, DELETE_TABLE, NetlinkError, REQUEST};
 use crate::ruleset::{CHAIN_PREFIX, TABLE};
-
-const GET_CHAIN: u16 = SUBSYSTEM | 4;
-const GET_RULE: u16 = SUBSYSTEM | 7;
-const DUMP: u16 = 0x300;
 
 /// A chain of Istio's, wherever it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +38,7 @@ fn is_istio_chain(name: &str) -> bool {
     name.starts_with("ISTIO_")
 }
 
-fn all(kind: u16) -> impl Fn(u32) -> Messages {
+pub(super) fn all(kind: u16) -> impl Fn(u32) -> Messages {
     move |sequence| {
         let mut out = Messages::default();
         out.begin(kind, REQUEST | DUMP, sequence, &[0; 4]);

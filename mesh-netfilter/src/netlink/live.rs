@@ -8,13 +8,13 @@ use super::wire::{Attributes, Message, Messages};
 use super::{INET, NetlinkError, REQUEST, SUBSYSTEM, chain_of};
 use crate::ruleset::{Dialect, Rule, Ruleset, TABLE, Target};
 
-const GET_TABLE: u16 = SUBSYSTEM | 1;
-const GET_CHAIN: u16 = SUBSYSTEM | 4;
-const GET_RULE: u16 = SUBSYSTEM | 7;
+pub(super) const GET_TABLE: u16 = SUBSYSTEM | 1;
+pub(super) const GET_CHAIN: u16 = SUBSYSTEM | 4;
+pub(super) const GET_RULE: u16 = SUBSYSTEM | 7;
 const GET_GENERATION: u16 = SUBSYSTEM | 16;
-const DUMP: u16 = 0x300;
+pub(super) const DUMP: u16 = 0x300;
 /// `NFT_TABLE_F_DORMANT`.
-const DORMANT: u32 = 1;
+pub(super) const DORMANT: u32 = 1;
 /// `NFTNL_UDATA_RULE_COMMENT`.
 const COMMENT: u8 = 0;
 
@@ -135,7 +135,7 @@ fn ours(message: Message<'_>) -> bool {
     message.payload.first() == Some(&INET)
 }
 
-fn chain(attributes: Attributes<'_>) -> Option<LiveChain> {
+pub(super) fn chain(attributes: Attributes<'_>) -> Option<LiveChain> {
     let base = attributes.inside(4).and_then(|hook| {
         Some(BaseChain {
             kind: attributes.string(7)?.to_owned().into(),
@@ -147,7 +147,7 @@ fn chain(attributes: Attributes<'_>) -> Option<LiveChain> {
     Some(LiveChain { name: attributes.string(3)?.to_owned(), base, rules: Vec::new() })
 }
 
-fn rule(attributes: Attributes<'_>) -> Option<LiveRule> {
+pub(super) fn rule(attributes: Attributes<'_>) -> Option<LiveRule> {
     let mut found = LiveRule {
         handle: attributes.be64(3)?,
         exprs: Vec::new(),

@@ -12,7 +12,7 @@ use crate::ruleset::{Chain, Hook, Match, Rule, Ruleset, TableKind, Target};
 const COMMENT: usize = 254;
 
 /// One before iptables' nat: the first address translation of a connection wins.
-pub(super) const NAT_PRIORITY: i32 = -101;
+pub(crate) const NAT_PRIORITY: i32 = -101;
 
 /// What should be in the kernel's table, chain by chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

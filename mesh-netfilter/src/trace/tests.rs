@@ -127,3 +127,19 @@ fn jumps_in_a_circle_end() {
     let packet = "tcp 10.0.0.5:1 > 10.0.0.6:80 out".parse().expect("a packet");
     assert!(!ruleset.fate(&packet).certain);
 }
+
+#[test]
+fn the_first_taker_keeps_a_packet() {
+    let rules = |text: &str| Ruleset::from_iptables(text, crate::net::Family::V4).expect("rules");
+    let arriving: Packet = "tcp 10.0.0.5:40000 > 10.1.2.3:80 in".parse().expect("a packet");
+    // A socket that was given to it outlives a redirect.
+    let tproxy = rules(
+        "*mangle\n-A PREROUTING -p tcp -j TPROXY --on-port 15006 --tproxy-mark 0x539\nCOMMIT\n*nat\n-A PREROUTING -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n",
+    );
+    assert_eq!(tproxy.fate(&arriving).verdict, Verdict::Delivered { port: 15006 });
+    // Of two base chains that translate, the first does.
+    let mut twice = rules("*nat\n-A PREROUTING -p tcp -j REDIRECT --to-ports 1\nCOMMIT\n");
+    let second = rules("*nat\n-A PREROUTING -p tcp -j REDIRECT --to-ports 2\nCOMMIT\n");
+    twice.chains.extend(second.chains);
+    assert_eq!(twice.fate(&arriving).verdict, Verdict::Redirected { port: 1 });
+}

@@ -93,6 +93,34 @@ pub(super) struct Now<'a> {
     certain: bool,
 }
 
+impl<'a> Now<'a> {
+    /// Before any rule was asked.
+    fn first(packet: &'a Packet) -> Self {
+        let (in_interface, out_interface, owner) = match packet.direction {
+            Direction::In => (Some(packet.interface.as_str()), None, None),
+            Direction::Out => (None, Some(packet.interface.as_str()), packet.uid.zip(packet.gid)),
+        };
+        Self {
+            packet,
+            destination: packet.destination,
+            destination_port: packet.destination_port,
+            in_interface,
+            out_interface,
+            owner,
+            mark: packet.mark,
+            connmark: packet.connmark,
+            zone: None,
+            verdict: Verdict::Accepted,
+            certain: true,
+        }
+    }
+}
+
+/// Whether a condition holds before any rule was asked; `None` when it is not modelled.
+pub(crate) fn holds_at_first(each: &Match, packet: &Packet) -> Option<bool> {
+    holds(each, &Now::first(packet), Dialect::Iptables)
+}
+
 /// One packet on its way.
 pub(super) struct Walk<'a, W> {
     ruleset: &'a Ruleset,
@@ -113,24 +141,7 @@ enum End {
 
 impl<'a, W: Watch> Walk<'a, W> {
     pub(super) fn new(ruleset: &'a Ruleset, packet: &'a Packet, watch: &'a mut W) -> Self {
-        let (in_interface, out_interface, owner) = match packet.direction {
-            Direction::In => (Some(packet.interface.as_str()), None, None),
-            Direction::Out => (None, Some(packet.interface.as_str()), packet.uid.zip(packet.gid)),
-        };
-        let now = Now {
-            packet,
-            destination: packet.destination,
-            destination_port: packet.destination_port,
-            in_interface,
-            out_interface,
-            owner,
-            mark: packet.mark,
-            connmark: packet.connmark,
-            zone: None,
-            verdict: Verdict::Accepted,
-            certain: true,
-        };
-        Self { ruleset, watch, now, asked: 0 }
+        Self { ruleset, watch, now: Now::first(packet), asked: 0 }
     }
 
     pub(super) fn run(mut self) -> Fate {
@@ -184,6 +195,10 @@ impl<'a, W: Watch> Walk<'a, W> {
                     End::Dropped => return false,
                     End::Fell if chain.drops => return false,
                     End::Fell | End::Accepted => {}
+                }
+                // The first translation of a connection is the only one.
+                if table == TableKind::Nat && matches!(self.now.verdict, Verdict::Redirected { .. }) {
+                    break;
                 }
             }
         }
@@ -247,7 +262,10 @@ impl<'a, W: Watch> Walk<'a, W> {
     }
 
     fn redirect(&mut self, port: u16) {
-        self.now.verdict = Verdict::Redirected { port };
+        // A packet that has its socket already goes there, whatever its addresses become.
+        if !matches!(self.now.verdict, Verdict::Delivered { .. }) {
+            self.now.verdict = Verdict::Redirected { port };
+        }
         self.now.destination_port = port;
         if self.now.packet.direction == Direction::Out {
             self.now.out_interface = Some("lo");

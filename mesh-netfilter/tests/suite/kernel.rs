@@ -1,36 +1,22 @@
-//! The real kernel: it does what a trace says, for every way of writing rules.
-
-use std::net::IpAddr;
-use std::process::{Command, Stdio};
+//! What the kernel's own rules are after applying, again and again, and after cleaning.
 
 use libtest_mimic::Trial;
-use mesh_netfilter::net::{Family, Protocol};
-use mesh_netfilter::routing::{Routing, needs};
-use mesh_netfilter::ruleset::CtState;
-use mesh_netfilter::text::Restore;
-use mesh_netfilter::trace::{Direction, Packet};
+use mesh_netfilter::trace::Packet;
 use mesh_netfilter::{Interception, Netlink, NetlinkError, Ruleset};
-use proptest::prelude::*;
-use proptest::sample::select;
 
+use crate::agreement::{Writer, feed};
 use crate::netns::Space;
-use crate::pod::{Pod, apart, expected};
-use crate::strategies::{PEER_V4, PEER_V6, POD_V4, POD_V6, draw, intents, port, runner};
+use crate::pod::{Outcome, Pod, apart};
+use crate::strategies::{POD_V4, draw, intents, runner};
 use crate::{peers_required, trial};
 
-/// Intents per way of writing, and packets per intent.
+/// Intents per property.
 const INTENTS: u64 = 25;
-const PACKETS: u64 = 40;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let possible = Space::new();
     let ignored = possible.is_err() && !peers_required();
     let mut trials = Vec::new();
-    for writer in [Writer::Netlink, Writer::Nft, Writer::Iptables("nft"), Writer::Iptables("legacy")] {
-        let absent = !writer.is_here() && !peers_required();
-        let name = format!("kernel::agrees_with_the_trace::{}", writer.name());
-        trials.push(trial(name, move || agrees(writer)).with_ignored_flag(ignored || absent));
-    }
     type Run = fn() -> Result<(), String>;
     let others: [(&str, Run); 5] = [
         ("second_apply_changes_nothing", idempotent),
@@ -41,159 +27,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     ];
     trials.extend(others.map(|(name, run)| trial(format!("kernel::{name}"), run).with_ignored_flag(ignored)));
     trials
-}
-
-/// Who writes the rules.
-#[derive(Debug, Clone, Copy)]
-enum Writer {
-    Netlink,
-    Nft,
-    Iptables(&'static str),
-}
-
-impl Writer {
-    fn name(self) -> String {
-        match self {
-            Self::Netlink => "netlink".into(),
-            Self::Nft => "nft".into(),
-            Self::Iptables(variant) => format!("iptables-{variant}"),
-        }
-    }
-
-    fn is_here(self) -> bool {
-        let program = match self {
-            Self::Netlink => return true,
-            Self::Nft => "nft".to_owned(),
-            Self::Iptables(variant) => format!("iptables-{variant}-restore"),
-        };
-        Command::new(program).arg("--version").output().is_ok()
-    }
-
-    /// Writes into a namespace without rules.
-    fn write(self, ruleset: &Ruleset) -> Result<(), String> {
-        match self {
-            Self::Netlink => Netlink::open()
-                .and_then(|mut kernel| kernel.apply(ruleset))
-                .map(drop)
-                .map_err(|error| error.to_string()),
-            Self::Nft => feed("nft", &["-f", "-"], &ruleset.to_nft()),
-            Self::Iptables(variant) => {
-                for (program, family) in [("iptables", Family::V4), ("ip6tables", Family::V6)] {
-                    let text = ruleset.to_iptables(family, Restore::NoFlush);
-                    feed(&format!("{program}-{variant}-restore"), &["--noflush"], &text)?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-fn feed(program: &str, arguments: &[&str], text: &str) -> Result<(), String> {
-    use std::io::Write;
-    let mut command = Command::new(program);
-    // Legacy iptables takes a lock; a namespace of tests has its own.
-    command.args(arguments).env("XTABLES_LOCKFILE", lock()).stdin(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
-    let written = child.stdin.take().expect("it is piped").write_all(text.as_bytes());
-    let output = child.wait_with_output().map_err(|error| format!("{program}: {error}"))?;
-    if output.status.success() && written.is_ok() {
-        Ok(())
-    } else {
-        Err(format!("{program}: {}\n{text}", String::from_utf8_lossy(&output.stderr)))
-    }
-}
-
-fn lock() -> std::path::PathBuf {
-    std::env::temp_dir().join(format!("mesh-netfilter-{}.lock", std::process::id()))
-}
-
-/// Packets that can really be sent between the pod and its neighbourhood.
-fn sendable(ipv6: bool) -> impl Strategy<Value = Packet> {
-    let v4 = [
-        "127.0.0.1",
-        "127.0.0.53",
-        "127.1.2.3",
-        POD_V4,
-        PEER_V4,
-        "198.51.100.1",
-        "198.51.100.53",
-        "198.51.100.200",
-        "203.0.113.7",
-        "203.0.113.8",
-        "1.1.1.1",
-    ];
-    let six = ["::1", POD_V6, PEER_V6, "2001:db8::53", "2001:db8::1", "2001:db8:1::1", "2001:4860::1"];
-    let owner = (select(vec![0_u32, 3, 4, 1000, 1337]), select(vec![0_u32, 1, 2, 202, 888, 1000, 1337]));
-    let shape =
-        (any::<bool>(), prop::bool::weighted(0.7), prop::bool::weighted(0.75), prop::bool::weighted(0.2));
-    (shape, select(v4.to_vec()), select(six.to_vec()), port(), owner).prop_map(
-        move |((is_v6, tcp, out, as_six), v4, six, port, (uid, gid))| {
-            let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-            let (mut destination, pod, peer) = if is_v6 {
-                (address(six), address(POD_V6), address(PEER_V6))
-            } else {
-                (address(v4), address(POD_V4), address(PEER_V4))
-            };
-            let local = destination.is_loopback() || destination == pod;
-            let mut source = match (out, destination.is_loopback()) {
-                (false, _) => peer,
-                (true, true) if is_v6 => address("::1"),
-                (true, true) => address("127.0.0.1"),
-                (true, false) => pod,
-            };
-            if !out {
-                destination = pod;
-            } else if as_six && local && (ipv6 || !is_v6) {
-                // What the proxy sends to its application.
-                source = address(if is_v6 { "::6" } else { "127.0.0.6" });
-            }
-            Packet {
-                direction: if out { Direction::Out } else { Direction::In },
-                protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
-                source,
-                source_port: 40000,
-                destination,
-                // Datagrams go where the agent does not listen itself.
-                destination_port: if tcp || ![15053, 9999].contains(&port) { port.max(1) } else { 53 },
-                interface: if out && local { "lo" } else { "eth0" }.to_owned(),
-                uid: out.then_some(uid),
-                gid: out.then_some(gid),
-                mark: 0,
-                connmark: 0,
-                state: CtState::New,
-            }
-        },
-    )
-}
-
-fn agrees(writer: Writer) -> Result<(), String> {
-    for seed in 0..INTENTS {
-        let mut runner = runner(seed);
-        let mut intent = draw(&intents(), &mut runner);
-        // Interfaces of these names do not exist here; they would only make the rules longer.
-        intent.virtual_interfaces.clear();
-        let ruleset = Ruleset::from(&intent);
-        let pod = Pod::new()?;
-        let (rules, needs) = (ruleset.clone(), needs(&intent));
-        pod.inside.run(move || {
-            writer.write(&rules)?;
-            Routing::open().and_then(|mut routing| routing.apply(&needs)).map_err(|error| error.to_string())
-        })?;
-        pod.serve(&intent)?;
-        let packets = sendable(intent.ipv6);
-        for _ in 0..PACKETS {
-            let packet = draw(&packets, &mut runner);
-            let fate = ruleset.fate(&packet);
-            let (want, got) = (expected(&packet, fate, &intent), pod.send(&packet));
-            if want != got {
-                let trace = ruleset.trace(&packet);
-                return Err(format!(
-                    "seed {seed}: expected {want:?}, the kernel did {got:?}\n{trace}\n{intent:?}"
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn inside<T: Send + 'static>(
@@ -311,7 +144,7 @@ fn counters() -> Result<(), String> {
         .run(move || Netlink::open().and_then(|mut kernel| kernel.apply(&apply)))
         .map_err(|error| error.to_string())?;
     for _ in 0..3 {
-        pod.send(&packet);
+        check(pod.send(&packet, Outcome::Port(15001)) == Outcome::Port(15001), &packet)?;
     }
     let counted = pod.inside.run(move || -> Result<_, NetlinkError> {
         let mut kernel = Netlink::open()?;

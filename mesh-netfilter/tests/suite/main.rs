@@ -1,14 +1,20 @@
 //! What is proven about rules: against Istio's, as invariants over all intents, and against the real kernel.
 
+mod agreement;
 mod backends;
 mod changes;
+mod crafted;
 mod golden;
 mod kernel;
+mod known;
 mod netns;
 mod pod;
 mod properties;
 mod reference;
+mod restored;
+mod shadows;
 mod strategies;
+mod unprivileged;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -16,12 +22,20 @@ fn main() -> std::process::ExitCode {
     if let Some(job) = std::env::var_os(changes::JOB) {
         return changes::child(&job.to_string_lossy());
     }
+    if let Some(code) = unprivileged::enter() {
+        return code;
+    }
     let arguments = Arguments::from_args();
     let mut trials = properties::trials();
     trials.extend(golden::trials());
+    trials.extend(agreement::trials());
+    trials.extend(unprivileged::trials());
     trials.extend(kernel::trials());
     trials.extend(backends::trials());
     trials.extend(changes::trials());
+    trials.extend(shadows::trials());
+    trials.extend(restored::trials());
+    trials.extend(known::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

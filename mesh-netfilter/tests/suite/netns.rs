@@ -10,6 +10,40 @@ use nix::unistd::{Gid, Uid, gettid, setfsgid, setfsuid};
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// Whose sockets can be made here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owners {
+    /// Anybody's.
+    All,
+    /// Only one user's and one group's: in a user namespace that knows no other.
+    One,
+}
+
+impl Owners {
+    /// What this process may do.
+    pub(crate) fn here() -> Self {
+        // A map has lines of: the first id inside, the first outside, how many.
+        let knows = |map: &str| {
+            let text = std::fs::read_to_string(map).unwrap_or_default();
+            text.lines().any(|line| {
+                let mut numbers = line.split_whitespace().map(|word| word.parse::<u32>().unwrap_or(0));
+                let (first, _, count) = (numbers.next(), numbers.next(), numbers.next());
+                first.zip(count).is_some_and(|(first, count)| first <= 1 && count > 2000)
+            })
+        };
+        if knows("/proc/self/uid_map") && knows("/proc/self/gid_map") { Self::All } else { Self::One }
+    }
+}
+
+impl std::fmt::Display for Owners {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::All => "several users",
+            Self::One => "one user only",
+        })
+    }
+}
+
 /// A network namespace of its own, loopback up.
 pub(crate) struct Space {
     jobs: Option<Sender<Job>>,

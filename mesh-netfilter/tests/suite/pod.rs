@@ -1,5 +1,5 @@
-//! A pod and its neighbourhood: two network namespaces joined by a cable, with somebody listening wherever a connection may
-//! end, who says which port it came to.
+//! A pod and its neighbourhood: what is outside, and a virtual machine behind the pod, each a network namespace at the end of
+//! a cable; with somebody listening wherever a connection may end, who says which port it came to.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,7 +13,7 @@ use mesh_netfilter::{Interception, Netlink, Ruleset};
 use socket2::{Domain, Socket, Type};
 
 use crate::netns::{Space, as_owner};
-use crate::strategies::{PEER_V4, PEER_V6, POD_V4, POD_V6};
+use crate::strategies::{MACHINE_V4, MACHINE_V6, PEER_V4, PEER_V6, POD_V4, POD_V6};
 
 /// Where everything ends that leaves the pod.
 const ELSEWHERE: u16 = 9999;
@@ -35,23 +35,27 @@ pub(crate) enum Outcome {
     Error(i32),
 }
 
-/// The two namespaces.
+/// The namespaces.
 pub(crate) struct Pod {
     pub(crate) inside: Space,
     pub(crate) outside: Space,
+    /// A virtual machine, for which the pod is the gateway.
+    pub(crate) machine: Space,
 }
 
 impl Pod {
-    /// Builds both; needs to be root, and `ip`.
+    /// Builds all; needs to be root, and `ip`.
     pub(crate) fn new() -> Result<Self, String> {
-        let (inside, outside) = (Space::new()?, Space::new()?);
+        let (inside, outside, machine) = (Space::new()?, Space::new()?, Space::new()?);
         outside.shell(&format!(
             "ip link add eth0 type veth peer name eth0 netns {}
              ip address add {PEER_V4}/24 dev eth0
              ip address add {PEER_V6}/64 dev eth0 nodad
              ip link set eth0 up
              for net in 198.51.100.0/24 203.0.113.0/24 1.1.1.1 9.9.0.1; do ip route add local $net dev lo; done
-             for net in 2001:db8::/32 2001:4860::/32 ::127.0.0.53; do ip -6 route add local $net dev lo; done",
+             for net in 2001:db8::/32 2001:4860::/32 ::127.0.0.53; do ip -6 route add local $net dev lo; done
+             ip route add {MACHINE_V4}/32 via {POD_V4}
+             ip -6 route add {MACHINE_V6}/128 via {POD_V6}",
             inside.path
         ))?;
         inside.shell(&format!(
@@ -59,7 +63,21 @@ impl Pod {
              ip address add {POD_V6}/64 dev eth0 nodad
              ip link set eth0 up
              ip route add default via {PEER_V4}
-             ip -6 route add default via {PEER_V6}"
+             ip -6 route add default via {PEER_V6}
+             ip link add vnet0 type veth peer name eth0 netns {}
+             ip address add 10.78.0.1/24 dev vnet0
+             ip address add fd78::1/64 dev vnet0 nodad
+             ip link set vnet0 up
+             echo 1 > /proc/sys/net/ipv4/ip_forward
+             echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
+            machine.path
+        ))?;
+        machine.shell(&format!(
+            "ip address add {MACHINE_V4}/24 dev eth0
+             ip address add {MACHINE_V6}/64 dev eth0 nodad
+             ip link set eth0 up
+             ip route add default via 10.78.0.1
+             ip -6 route add default via fd78::1"
         ))?;
         outside.run(|| {
             let mut base = Chain::base(TableKind::Nat, Hook::Prerouting);
@@ -73,19 +91,32 @@ impl Pod {
             listen(ELSEWHERE, false)?;
             answer(&format!("[::]:{ELSEWHERE}"))
         })?;
-        let pod = Self { inside, outside };
+        let pod = Self { inside, outside, machine };
         pod.settled()?;
         Ok(pod)
     }
 
-    /// Waits until both ends of the cable answer in both families.
+    /// Waits until both ends of the cables answer in both families.
     fn settled(&self) -> Result<(), String> {
-        let probe = |address: &str| {
+        let probe = |space: &Space, address: &str| {
             let target = SocketAddr::new(address.parse().expect("an address"), 1);
-            (0..50)
-                .any(|_| self.inside.run(move || connect(None, target, PATIENCE)) == Outcome::Port(ELSEWHERE))
+            (0..50).any(|_| space.run(move || connect(None, target, PATIENCE)) == Outcome::Port(ELSEWHERE))
         };
-        if probe(PEER_V4) && probe(PEER_V6) { Ok(()) } else { Err("the cable does not carry".to_owned()) }
+        let carries = |space| probe(space, PEER_V4) && probe(space, PEER_V6);
+        if carries(&self.inside) && carries(&self.machine) {
+            Ok(())
+        } else {
+            Err("the cables do not carry".to_owned())
+        }
+    }
+
+    /// Where a packet is sent from.
+    pub(crate) fn origin(&self, packet: &Packet) -> &Space {
+        match (packet.direction, packet.interface.as_str()) {
+            (Direction::Out, _) => &self.inside,
+            (Direction::In, "vnet0") => &self.machine,
+            (Direction::In, _) => &self.outside,
+        }
     }
 
     /// Puts the proxy and the agent of this intent into the pod. They live as long as the test.
@@ -106,16 +137,17 @@ impl Pod {
         })
     }
 
-    /// Sends what the packet describes, for real.
-    pub(crate) fn send(&self, packet: &Packet) -> Outcome {
-        let packet = packet.clone();
+    /// Sends what the packet describes, for real. An expected silence is not listened to for long.
+    pub(crate) fn send(&self, packet: &Packet, expected: Outcome) -> Outcome {
+        let patience = if expected == Outcome::Silence { IMPATIENCE } else { PATIENCE };
         let target = SocketAddr::new(packet.destination, packet.destination_port);
         let source = packet.source;
-        let space = if packet.direction == Direction::In { &self.outside } else { &self.inside };
+        let space = self.origin(packet);
+        let packet = packet.clone();
         space.run(move || {
             as_owner(packet.uid.unwrap_or(0), packet.gid.unwrap_or(0), || match packet.protocol {
-                Protocol::Tcp => connect(Some(source), target, PATIENCE),
-                _ => ask(source, target),
+                Protocol::Tcp => connect(Some(source), target, patience),
+                _ => ask(source, target, patience),
             })
         })
     }
@@ -204,10 +236,10 @@ fn connect(source: Option<IpAddr>, target: SocketAddr, patience: Duration) -> Ou
     })())
 }
 
-fn ask(source: IpAddr, target: SocketAddr) -> Outcome {
+fn ask(source: IpAddr, target: SocketAddr, patience: Duration) -> Outcome {
     outcome((|| {
         let socket = UdpSocket::bind(SocketAddr::new(source, 0))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(patience))?;
         socket.connect(target)?;
         socket.send(b"?")?;
         let mut port = [0; 2];
@@ -220,6 +252,11 @@ fn ask(source: IpAddr, target: SocketAddr) -> Outcome {
 pub(crate) fn captured_connection() -> Outcome {
     let target = SocketAddr::new("1.1.1.1".parse().expect("an address"), 80);
     as_owner(1000, 1000, || connect(None, target, IMPATIENCE))
+}
+
+/// A neighbour's connection to the pod that must be captured; to be called outside. Uncaptured it is refused.
+pub(crate) fn captured_neighbour() -> Outcome {
+    connect(None, SocketAddr::new(POD_V4.parse().expect("an address"), 8080), IMPATIENCE)
 }
 
 /// Runs something in a thread of its own, so that what it changes about itself ends with it.

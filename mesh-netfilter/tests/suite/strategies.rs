@@ -22,6 +22,11 @@ pub(crate) const PEER_V4: &str = "10.77.0.1";
 /// A neighbour's address.
 pub(crate) const PEER_V6: &str = "fd77::1";
 
+/// The address of a virtual machine behind the pod.
+pub(crate) const MACHINE_V4: &str = "10.78.0.2";
+/// The address of a virtual machine behind the pod.
+pub(crate) const MACHINE_V6: &str = "fd78::2";
+
 /// A runner that draws the same values every time.
 pub(crate) fn runner(seed: u64) -> TestRunner {
     let mut bytes = [0; 32];
