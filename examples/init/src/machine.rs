@@ -1,4 +1,4 @@
-//! What `apply` finds out about the machine: whether it speaks IPv6, and which name servers it asks.
+//! What `apply` finds out about the machine: whether it speaks IPv6, which name servers it asks, and who the proxy is.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,6 +11,11 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Fills in what the flags leave open.
 pub(crate) fn look(flags: &Flags) -> Result<Flags, Failure> {
     let mut flags = flags.clone();
+    if flags.config.proxy_uid.is_empty() {
+        let user = nix::unistd::User::from_name(&flags.proxy_user).ok().flatten();
+        // Without such a user the intent's own default counts.
+        flags.config.proxy_uid = user.map(|user| user.uid.to_string()).unwrap_or_default();
+    }
     if flags.command == Command::Clean {
         // Whatever the machine speaks now, everything of ours goes.
         flags.config.enable_ipv6 = true;

@@ -53,6 +53,18 @@ fn cases() -> Vec<Case> {
             &["0 changes; nothing of ours"],
         ),
         case(
+            "clean_can_be_tried",
+            format!("{apply} && $INIT clean --dry-run && eval $INIT verify $ARGS"),
+            0,
+            &["- table inet mesh", "as it should be"],
+        ),
+        case(
+            "clean_leaves_alone_what_it_is_told_to",
+            format!("{apply} && $INIT --cleanup-only --skip-rule-apply && eval $INIT verify $ARGS"),
+            0,
+            &["0 changes; --skip-rule-apply", "as it should be"],
+        ),
+        case(
             "verify_as_an_application",
             format!("{apply} && eval $INIT verify $ARGS"),
             0,
@@ -222,7 +234,7 @@ fn cases() -> Vec<Case> {
             "bad_port_in_the_environment",
             "ISTIO_INBOUND_PORTS=http $INIT",
             1,
-            &["istio-inbound-ports: \"http\""],
+            &["ISTIO_INBOUND_PORTS: \"http\""],
         ),
         case(
             "bad_ruleset_file",

@@ -33,7 +33,7 @@ const INJECTED: &[&str] = &[
 fn injected_arguments_are_the_default_intent() {
     let flags = parse(INJECTED, &[]).expect("they are right");
     assert_eq!(flags.command, Command::Apply);
-    assert_eq!(flags.config.parse(), Ok(mesh_netfilter::Interception::default()));
+    assert_eq!(flags.config.parse(), Ok(Interception::default()));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_command_line_wins_over_the_environment() {
         ("ISTIO_OUTBOUND_OWNER_GROUPS", "java,202"),
         ("DUAL_STACK", "false"),
         ("ISTIO_DUAL_STACK", "true"),
-        ("REDIRECT_DNS", "perhaps"),
+        ("REDIRECT_DNS", ""),
     ];
     let flags = parse(&["-u", "9"], &environment).expect("they are right");
     assert_eq!(flags.config.proxy_uid, "9");
