@@ -1,14 +1,18 @@
 //! What is proven about rules: against Istio's, as invariants over all intents, and against the real kernel.
 
 mod backends;
+mod boundaries;
 mod changes;
+mod equivalence;
 mod golden;
+mod istio;
+mod istio_nft;
 mod kernel;
 mod netns;
 mod pod;
 mod properties;
-mod reference;
 mod strategies;
+mod words;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -18,6 +22,7 @@ fn main() -> std::process::ExitCode {
     }
     let arguments = Arguments::from_args();
     let mut trials = properties::trials();
+    trials.extend(equivalence::trials());
     trials.extend(golden::trials());
     trials.extend(kernel::trials());
     trials.extend(backends::trials());

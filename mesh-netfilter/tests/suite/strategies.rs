@@ -22,12 +22,16 @@ pub(crate) const PEER_V4: &str = "10.77.0.1";
 /// A neighbour's address.
 pub(crate) const PEER_V6: &str = "fd77::1";
 
-/// A runner that draws the same values every time.
-pub(crate) fn runner(seed: u64) -> TestRunner {
+/// The same numbers every time.
+pub(crate) fn seeded(seed: u64) -> TestRng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let rng = TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes);
-    TestRunner::new_with_rng(Config::default(), rng)
+    TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes)
+}
+
+/// A runner that draws the same values every time.
+pub(crate) fn runner(seed: u64) -> TestRunner {
+    TestRunner::new_with_rng(Config::default(), seeded(seed))
 }
 
 /// One value of a strategy.
