@@ -11,6 +11,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub use flags::{Command, Flags, UsageError};
+#[doc(hidden)]
+pub use machine::speaks_ipv6;
 
 /// Exit status when rules could not be read, written or found as they should be.
 const FAILED: u8 = 1;

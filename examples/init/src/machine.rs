@@ -48,7 +48,7 @@ fn addresses() -> Result<Vec<IpAddr>, Failure> {
 }
 
 /// As Istio decides: the first usable address says so; in a dual-stack pod any IPv6 address does. `None` without any.
-fn speaks_ipv6(addresses: &[IpAddr], dual_stack: bool) -> Option<bool> {
+pub fn speaks_ipv6(addresses: &[IpAddr], dual_stack: bool) -> Option<bool> {
     let usable = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_multicast(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_multicast(),

@@ -53,6 +53,24 @@ fn why_a_port_is_not_intercepted_fits_one_screen() {
 }
 
 #[test]
+fn the_matrix_has_a_row_for_every_backend() {
+    let matrix =
+        NETFILTER.split("## Backends").nth(1).and_then(|rest| rest.split("\n\n").nth(1)).expect("a table");
+    let rows: Vec<String> = matrix
+        .lines()
+        .skip(2)
+        .filter_map(|row| Some(row.split('|').nth(1)?.trim().trim_matches('`').to_owned()))
+        .collect();
+    assert_eq!(rows, ["netlink", "nft", "iptables-nft", "iptables-legacy"]);
+    for row in rows {
+        assert_eq!(
+            row.parse::<mesh_netfilter::backend::Kind>().map(|kind| kind.to_string()),
+            Ok(row.clone())
+        );
+    }
+}
+
+#[test]
 fn every_command_of_the_help_is_in_the_readme() {
     let output = Command::new(env!("CARGO_BIN_EXE_mesh-init")).arg("--help").output().expect("it runs");
     let help = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use super::restore::chain_name;
 use crate::net::{Family, Interface, Owner, PortRange, number};
 use crate::ruleset::{CtState, Match, Rule, Target};
 
@@ -125,7 +126,7 @@ impl<'a> Options<'a> {
                 if known {
                     return Ok(());
                 }
-                Match::Foreign { words: self.rest(format!("-m {name}")) }
+                Match::Foreign { words: self.rest(format!("-m {}", quoted(name))) }
             }
             "--dport" | "--destination-port" => {
                 Match::DestinationPorts { ports: vec![self.port(word)?], invert }
@@ -153,7 +154,9 @@ impl<'a> Options<'a> {
                 return Ok(());
             }
             "-g" | "--goto" if !invert => {
-                self.target = Some(Target::Goto(self.value(word)?.to_owned().into()));
+                let name = self.value(word)?;
+                chain_name(name).map_err(|reason| (reason, name.to_owned()))?;
+                self.target = Some(Target::Goto(name.to_owned().into()));
                 return Ok(());
             }
             // Later fragments, by an option of no module.
@@ -163,7 +166,7 @@ impl<'a> Options<'a> {
                 let not = if invert { "! " } else { "" };
                 let module = self.module.filter(|_| self.fresh);
                 let module = module.map_or_else(String::new, |module| format!("-m {module} "));
-                Match::Foreign { words: self.rest(format!("{module}{not}{other}")) }
+                Match::Foreign { words: self.rest(format!("{module}{not}{}", quoted(other))) }
             }
             other => return Err(("not an option that is known here", other.to_owned())),
         };
@@ -267,10 +270,11 @@ impl<'a> Options<'a> {
                     Target::Zone(zone)
                 }
             }
-            _ if self.more() || KERNEL.contains(&name) => {
-                Target::Foreign { words: self.rest(name.to_owned()) }
+            _ if self.more() || KERNEL.contains(&name) => Target::Foreign { words: self.rest(quoted(name)) },
+            chain => {
+                chain_name(chain).map_err(|reason| (reason, chain.to_owned()))?;
+                Target::Jump(chain.to_owned().into())
             }
-            chain => Target::Jump(chain.to_owned().into()),
         })
     }
 

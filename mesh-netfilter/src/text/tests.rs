@@ -142,6 +142,8 @@ fn wrong_text_is_refused_with_its_line() {
         ("*nat\n-A OUTPUT -m comment --comment \"open", 2),
         ("*nat\n-I OUTPUT 5 -j RETURN", 2),
         ("*broute", 1),
+        ("*nat\n-A OUTPUT -j \"two words\"", 2),
+        ("*nat\n-A OUTPUT -g \"two words\"", 2),
         ("*nat\n-A OUTPUT -m conntrack --ctstate NEW,SOON", 2),
         ("*nat\n-F OUTPUT", 2),
         ("*nat\n:A QUEUE", 2),

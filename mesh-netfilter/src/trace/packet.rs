@@ -180,7 +180,7 @@ fn endpoint(word: &str, protocol: Protocol) -> Result<(IpAddr, u16), InvalidPack
         InvalidPacket::Word { word: word.to_owned(), expected }
     };
     if let Ok(address) = word.parse::<std::net::SocketAddr>() {
-        return Ok((address.ip(), address.port()));
+        return if protocol.has_ports() { Ok((address.ip(), address.port())) } else { Err(wrong()) };
     }
     let address = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
     let address: IpAddr = address.parse().map_err(|_| wrong())?;

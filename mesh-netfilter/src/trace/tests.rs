@@ -123,6 +123,7 @@ fn descriptions_are_read_back_and_wrong_ones_named() {
         "tcp 10.0.0.5:1 > 10.0.0.6:80 out uid x",
         "tcp 10.0.0.5:1 > 10.0.0.6:80 out color red",
         "quic 10.0.0.5:1 > 10.0.0.6:80",
+        "esp 10.0.0.5:1 > 10.0.0.6",
     ] {
         assert!(text.parse::<Packet>().is_err(), "{text:?}");
     }

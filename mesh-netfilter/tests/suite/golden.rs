@@ -58,7 +58,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     }));
     for table in ["config", "validation"] {
         let table = read_json(&folder.join(format!("iptables/tools__common__config__{table}.json")));
-        for (test, rows) in table["tests"].as_object().into_iter().flatten() {
+        // The program's: which addresses a machine has, and which iptables it is told to use.
+        let ours = |test: &str| test != "TestGetLocalIP" && test != "TestValidateIptablesBinary";
+        for (test, rows) in table["tests"].as_object().into_iter().flatten().filter(|(test, _)| ours(test)) {
             let (test, rows) = (test.clone(), rows.clone());
             trials.push(trial(format!("golden::tables::{test}"), move || rows_hold(&test, &rows)));
         }
@@ -211,8 +213,6 @@ fn rows_hold(test: &str, tables: &Value) -> Result<(), String> {
             "TestSeparateV4V6" => {
                 text(row, "cidr").clone_into(&mut config.outbound_ip_ranges_include);
             }
-            // The program's: which addresses a machine has, and which iptables it is told to use.
-            "TestGetLocalIP" | "TestValidateIptablesBinary" => return Ok(()),
             other => return Err(format!("{other} is not known here")),
         }
         let parsed = config.parse();
