@@ -1,5 +1,6 @@
 //! What fuzzers call; properties and a replay of their corpus call the same.
 
+use crate::Interception;
 use crate::net::Family;
 use crate::ruleset::Ruleset;
 use crate::text::Restore;
@@ -23,12 +24,36 @@ pub fn fuzz_save(data: &[u8]) {
     }
 }
 
-/// nft scripts and listings: what is read can be written and walked.
+/// nft scripts and listings: what is read can be written and walked; what was written once stays the same.
+///
+/// # Panics
+/// When it does not.
 pub fn fuzz_nft(data: &[u8]) {
-    if let Ok(rules) = Ruleset::from_nft(&String::from_utf8_lossy(data)) {
-        walk(&rules);
-        let _ = rules.to_nft();
+    let Ok(rules) = Ruleset::from_nft(&String::from_utf8_lossy(data)) else { return };
+    walk(&rules);
+    let written = rules.to_nft();
+    // Chains at one hook may come from several tables; ours is only one, in which they become one.
+    if let Ok(again) = Ruleset::from_nft(&written) {
+        let written = again.to_nft();
+        assert_eq!(Ruleset::from_nft(&written).map(|rules| rules.to_nft()), Ok(written));
     }
+}
+
+/// An intent: its rules are the same each time, can be written in every form, and what is written is read as the same.
+///
+/// # Panics
+/// When it is not.
+pub fn fuzz_intent(intent: &Interception) {
+    let rules = Ruleset::from(intent);
+    assert_eq!(rules, Ruleset::from(intent));
+    walk(&rules);
+    for family in Family::BOTH {
+        let written = rules.to_iptables(family, Restore::NoFlush);
+        let again = Ruleset::from_iptables(&written, family).expect("what was written is read");
+        assert_eq!(again.to_iptables(family, Restore::NoFlush), written);
+    }
+    let written = rules.to_nft();
+    assert_eq!(Ruleset::from_nft(&written).expect("what was written is read").to_nft(), written);
 }
 
 /// A packet's description: what is read is written as it was meant.
@@ -45,7 +70,7 @@ pub fn fuzz_packet(data: &[u8]) {
 #[cfg(feature = "raw-packets")]
 pub fn fuzz_bytes(data: &[u8]) {
     if let Ok(packet) = Packet::from_bytes(data, crate::trace::Direction::In) {
-        let _ = Ruleset::from(&crate::Interception::default()).fate(&packet);
+        let _ = Ruleset::from(&Interception::default()).fate(&packet);
     }
 }
 

@@ -303,17 +303,32 @@ impl Protocol {
     }
 }
 
+/// The names that `iptables-save` uses where the machine's list of protocols is the usual one.
+const PROTOCOLS: [(&str, u8); 17] = [
+    ("tcp", 6),
+    ("udp", 17),
+    ("icmp", 1),
+    ("ipv6-icmp", 58),
+    ("igmp", 2),
+    ("ipencap", 4),
+    ("dccp", 33),
+    ("ipv6", 41),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+    ("ospf", 89),
+    ("pim", 103),
+    ("vrrp", 112),
+    ("l2tp", 115),
+    ("sctp", 132),
+    ("udplite", 136),
+];
+
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.number() {
-            6 => f.write_str("tcp"),
-            17 => f.write_str("udp"),
-            1 => f.write_str("icmp"),
-            58 => f.write_str("ipv6-icmp"),
-            33 => f.write_str("dccp"),
-            132 => f.write_str("sctp"),
-            136 => f.write_str("udplite"),
-            other => write!(f, "{other}"),
+        match PROTOCOLS.iter().find(|(_, number)| *number == self.number()) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(f, "{}", self.number()),
         }
     }
 }
@@ -321,20 +336,17 @@ impl fmt::Display for Protocol {
 impl FromStr for Protocol {
     type Err = BadWord;
 
+    /// A name or a number.
     fn from_str(word: &str) -> Result<Self, BadWord> {
-        Ok(match word.to_ascii_lowercase().as_str() {
-            "tcp" => Self::Tcp,
-            "udp" => Self::Udp,
-            "icmp" => Self::Other(1),
-            "ipv6-icmp" | "icmpv6" => Self::Other(58),
-            "dccp" => Self::Other(33),
-            "sctp" => Self::Other(132),
-            "udplite" => Self::Other(136),
-            other => match number(other).and_then(|number| u8::try_from(number).ok()) {
-                Some(number) => Self::from_number(number),
-                None => return Err(bad("is not a protocol")),
-            },
-        })
+        let name = match word.to_ascii_lowercase().as_str() {
+            "icmpv6" => "ipv6-icmp".to_owned(),
+            "ospfigp" => "ospf".to_owned(),
+            "ipip" | "ipv4" => "ipencap".to_owned(),
+            name => name.to_owned(),
+        };
+        let known = PROTOCOLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+        let found = known.or_else(|| number(&name).and_then(|number| u8::try_from(number).ok()));
+        found.map(Self::from_number).ok_or(bad("is not a protocol"))
     }
 }
 

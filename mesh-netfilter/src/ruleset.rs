@@ -38,7 +38,7 @@ pub enum Dialect {
     Nftables,
 }
 
-/// The four places where rules stand, in the order in which a packet meets them.
+/// The places where rules stand, in the order in which a packet meets them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TableKind {
     /// Before connection tracking (priority -300).
@@ -49,11 +49,13 @@ pub enum TableKind {
     Nat,
     /// Filtering (0).
     Filter,
+    /// Mandatory access control (50).
+    Security,
 }
 
 impl TableKind {
     /// All, in the order in which a packet meets them.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter];
+    pub const ALL: [Self; 5] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter, Self::Security];
 
     /// The name iptables gives it.
     pub const fn as_str(self) -> &'static str {
@@ -62,6 +64,7 @@ impl TableKind {
             Self::Mangle => "mangle",
             Self::Nat => "nat",
             Self::Filter => "filter",
+            Self::Security => "security",
         }
     }
 }

@@ -14,6 +14,11 @@ use crate::{Failure, machine, probe};
 
 /// Does what was asked for.
 pub(crate) fn run(flags: &Flags) -> Result<(), Failure> {
+    // Wrong words are refused before anything is asked of the machine.
+    flags.intent().map_err(Failure::rules)?;
+    for warning in flags.warnings() {
+        eprintln!("mesh-init: warning: {warning}");
+    }
     match flags.command {
         // These never look at the machine.
         Command::Render => return show::render(flags, &intent(flags)?),
@@ -30,6 +35,11 @@ pub(crate) fn run(flags: &Flags) -> Result<(), Failure> {
     match flags.command {
         Command::Plan => plan(flags, &intent),
         Command::Verify => verify(flags, &intent),
+        Command::Clean if flags.dry_run => show::leftovers(flags, &intent),
+        Command::Clean if flags.skip_rule_apply => {
+            println!("mesh-init: 0 changes; --skip-rule-apply leaves everything as it is");
+            Ok(())
+        }
         Command::Clean => clean(flags, &intent),
         _ => apply(flags, &intent),
     }
@@ -42,11 +52,8 @@ pub(crate) fn backend(flags: &Flags) -> Result<Box<dyn Backend>, Failure> {
 
 /// The intent, warnings said; refused when it makes no sense.
 pub(crate) fn intent(flags: &Flags) -> Result<Interception, Failure> {
-    let mut intent = flags.config.parse().map_err(Failure::rules)?;
-    if flags.strict {
-        intent = intent.strict().map_err(Failure::rules)?;
-    }
-    for warning in intent.contradictions() {
+    let intent = flags.strict_intent().map_err(Failure::rules)?;
+    for warning in flags.contradictions(&intent) {
         eprintln!("mesh-init: warning: {warning}");
     }
     Ok(intent)
@@ -124,12 +131,7 @@ fn plan(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
     let missing =
         Routing::open().and_then(|mut routing| routing.missing(&needs(intent))).map_err(Failure::rules)?;
     changes.extend(missing.iter().map(|need| format!("+ {need}")));
-    if flags.json {
-        println!("{}", json!({ "changes": changes }));
-    } else {
-        changes.iter().for_each(|change| println!("{change}"));
-        println!("{} changes", changes.len());
-    }
+    show::say(flags, &changes);
     Ok(())
 }
 

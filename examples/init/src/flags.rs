@@ -1,16 +1,19 @@
 //! Arguments and environment: istio-iptables' names, ours beside them.
 //!
-//! One table says everything about a flag. The environment gives defaults, the command line wins. As there, an environment
-//! variable that cannot be read is ignored; on the command line that is an error.
+//! One table says everything about a flag. The environment gives defaults, the command line wins. Unlike there, a variable
+//! that cannot be read is refused unless the command line overrides it: a pod that meant to capture must not start
+//! without. An empty switch, number or duration counts as unset.
 
+mod duration;
 mod table;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mesh_netfilter::InterceptionConfig;
-use mesh_netfilter::backend::Kind as Backend;
+use mesh_netfilter::backend::{Kind as Backend, Variant};
 use mesh_netfilter::net::Family;
+use mesh_netfilter::{Interception, InterceptionConfig};
 
 pub(crate) use table::help;
 use table::{FLAGS, Flag, Kind};
@@ -58,6 +61,20 @@ pub struct Flags {
     pub enable_ipv6: Option<bool>,
     /// Whether one IPv6 address among others suffices for IPv6 rules.
     pub dual_stack: bool,
+    /// The user whose id is the proxy's when `--proxy-uid` names none.
+    pub proxy_user: String,
+    /// Change nothing, say what would change.
+    pub dry_run: bool,
+    /// Remove the rules instead of making them.
+    pub cleanup_only: bool,
+    /// Accepted: `apply` always reconciles.
+    pub reconcile: bool,
+    /// Accepted: nothing of the file system is used.
+    pub cni_mode: bool,
+    /// Accepted: rules are written to nf_tables where the kernel has it.
+    pub native_nftables: bool,
+    /// `legacy`, `nft` or empty: the iptables that writes rules.
+    pub force_iptables_binary: String,
     /// Refuse contradictions.
     pub strict: bool,
     /// Remove Istio's own chains instead of refusing to work beside them.
@@ -88,6 +105,8 @@ pub struct Flags {
     pub live: bool,
     /// Print for tools.
     pub json: bool,
+    /// Which flags have their value from which environment variable.
+    from_environment: BTreeMap<&'static str, String>,
 }
 
 impl Default for Flags {
@@ -97,6 +116,13 @@ impl Default for Flags {
             config: InterceptionConfig::default(),
             enable_ipv6: None,
             dual_stack: false,
+            proxy_user: "istio-proxy".to_owned(),
+            dry_run: false,
+            cleanup_only: false,
+            reconcile: true,
+            cni_mode: false,
+            native_nftables: false,
+            force_iptables_binary: String::new(),
             strict: false,
             replace_istio: false,
             force_apply: false,
@@ -112,6 +138,7 @@ impl Default for Flags {
             ruleset: String::new(),
             live: false,
             json: false,
+            from_environment: BTreeMap::new(),
         }
     }
 }
@@ -188,14 +215,7 @@ impl Flags {
         environment: &BTreeMap<String, String>,
     ) -> Result<Option<Self>, UsageError> {
         let mut flags = Self::default();
-        for flag in FLAGS {
-            for name in flag.environment_names() {
-                if let Some(value) = environment.get(&name) {
-                    // As istio-iptables: what cannot be read is ignored.
-                    let _ = (flag.set)(&mut flags, value);
-                }
-            }
-        }
+        let mut refused = flags.take_environment(environment);
         let mut args = args.iter().map(String::as_str);
         let mut words = Vec::new();
         while let Some(arg) = args.next() {
@@ -210,18 +230,50 @@ impl Flags {
                 let flag = FLAGS.iter().find(|flag| flag.long == name);
                 let flag = flag.ok_or_else(|| UsageError::Unknown { flag: format!("--{name}") })?;
                 flags.take(flag, value, &mut args)?;
+                refused.remove(flag.long);
             } else if let Some(short) = arg.strip_prefix('-').filter(|short| !short.is_empty()) {
                 if short == "h" {
                     return Ok(None);
                 }
-                flags.take_short(short, &mut args)?;
+                flags.take_short(short, &mut args, &mut refused)?;
             } else {
                 words.push(arg);
             }
         }
         flags.take_words(&words)?;
-        flags.finish(environment);
+        if let Some((_, wrong)) = refused.pop_first() {
+            return Err(wrong);
+        }
+        flags.finish();
         Ok(Some(flags))
+    }
+
+    /// The defaults that environment variables give; what cannot be read, by flag.
+    fn take_environment(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+    ) -> BTreeMap<&'static str, UsageError> {
+        let mut refused = BTreeMap::new();
+        if let Some(user) = environment.get("ENVOY_USER") {
+            user.clone_into(&mut self.proxy_user);
+        }
+        for flag in FLAGS {
+            for name in flag.environment_names() {
+                let Some(value) = environment.get(&name) else { continue };
+                match (flag.set)(self, value) {
+                    Ok(()) => {
+                        self.from_environment.insert(flag.long, name);
+                        refused.remove(flag.long);
+                    }
+                    Err(_) if value.is_empty() => {}
+                    Err(reason) => {
+                        let wrong = UsageError::Value { flag: name, value: value.clone(), reason };
+                        refused.insert(flag.long, wrong);
+                    }
+                }
+            }
+        }
+        refused
     }
 
     /// `-p 15001`, `-p15001`, `-p=15001`, `-nk eth0`.
@@ -229,12 +281,14 @@ impl Flags {
         &mut self,
         letters: &'a str,
         args: &mut impl Iterator<Item = &'a str>,
+        refused: &mut BTreeMap<&'static str, UsageError>,
     ) -> Result<(), UsageError> {
         let mut rest = letters;
         while let Some(letter) = rest.chars().next() {
             let flag = FLAGS.iter().find(|flag| flag.short == Some(letter));
             let flag = flag.ok_or_else(|| UsageError::Unknown { flag: format!("-{letter}") })?;
             rest = &rest[letter.len_utf8()..];
+            refused.remove(flag.long);
             if let Some(value) = rest.strip_prefix('=') {
                 return self.take(flag, Some(value), args);
             }
@@ -260,6 +314,7 @@ impl Flags {
                 args.next().ok_or_else(|| UsageError::NoValue { flag: format!("--{}", flag.long) })?
             }
         };
+        self.from_environment.remove(flag.long);
         (flag.set)(self, value).map_err(|reason| UsageError::Value {
             flag: format!("--{}", flag.long),
             value: value.to_owned(),
@@ -281,15 +336,65 @@ impl Flags {
     }
 
     /// What depends on several flags.
-    fn finish(&mut self, environment: &BTreeMap<String, String>) {
-        if self.config.proxy_uid.is_empty() {
-            let name = environment.get("ENVOY_USER").map_or("istio-proxy", String::as_str);
-            let user = nix::unistd::User::from_name(name).ok().flatten();
-            self.config.proxy_uid = user.map_or_else(|| "1337".to_owned(), |user| user.uid.to_string());
+    fn finish(&mut self) {
+        if self.cleanup_only && matches!(self.command, Command::Apply | Command::Plan) {
+            self.dry_run |= self.command == Command::Plan;
+            self.command = Command::Clean;
+        }
+        if self.dry_run && self.command == Command::Apply {
+            self.command = Command::Plan;
+        }
+        if self.backend.is_none() {
+            self.backend = match self.force_iptables_binary.as_str() {
+                "legacy" => Some(Backend::Iptables(Variant::Legacy)),
+                "nft" => Some(Backend::Iptables(Variant::Nft)),
+                _ => None,
+            };
         }
         if let Some(enabled) = self.enable_ipv6 {
             self.config.enable_ipv6 = enabled;
         }
+    }
+
+    /// The words as an intent.
+    ///
+    /// # Errors
+    /// One line that names the flag or environment variable, its value, and what is wrong with it.
+    pub fn intent(&self) -> Result<Interception, String> {
+        if !matches!(self.force_iptables_binary.as_str(), "" | "legacy" | "nft") {
+            let (place, value) = (self.place("force-iptables-binary"), &self.force_iptables_binary);
+            return Err(format!("{place}: {value:?} is neither legacy nor nft"));
+        }
+        self.config.parse().map_err(|error| self.placed(error.field(), &error.to_string()))
+    }
+
+    /// [`Flags::intent`], refused when it contradicts itself and `--strict` was given.
+    ///
+    /// # Errors
+    /// As there, or every contradiction.
+    pub fn strict_intent(&self) -> Result<Interception, String> {
+        let intent = self.intent()?;
+        let found = if self.strict { self.contradictions(&intent) } else { Vec::new() };
+        if found.is_empty() { Ok(intent) } else { Err(found.join("; ")) }
+    }
+
+    /// What an intent from these flags says twice and differently, by flag or environment variable.
+    pub fn contradictions(&self, intent: &Interception) -> Vec<String> {
+        let found = intent.contradictions();
+        found.iter().map(|each| self.placed(each.field, &each.to_string())).collect()
+    }
+
+    /// A line that begins with a field, beginning with where its value stood.
+    fn placed(&self, field: &str, line: &str) -> String {
+        line.replacen(field, &self.place(field), 1)
+    }
+
+    /// Where a field's value stood: the environment variable that gave it, or the flag.
+    fn place(&self, field: &str) -> String {
+        // Fields without a flag upstream have the name of their variable.
+        let long = field.replace('_', "-").to_ascii_lowercase();
+        let Some(flag) = FLAGS.iter().find(|flag| flag.long == long) else { return field.to_owned() };
+        self.from_environment.get(flag.long).cloned().unwrap_or_else(|| format!("--{long}"))
     }
 }
 

@@ -11,6 +11,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub use flags::{Command, Flags, UsageError};
+#[doc(hidden)]
+pub use machine::speaks_ipv6;
 
 /// Exit status when rules could not be read, written or found as they should be.
 const FAILED: u8 = 1;
@@ -48,19 +50,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// What a fuzzer feeds to the flag parser: words between zero bytes, then variables.
+/// What a fuzzer feeds to the flag parser: a word on each line, or a variable as `$NAME=value`.
 #[doc(hidden)]
 pub fn fuzz_flags(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let (words, variables) = text.split_once('\u{1}').unwrap_or((&text, ""));
-    let args: Vec<String> = words.split('\0').map(str::to_owned).collect();
-    let pairs = variables.split('\0').filter_map(|pair| pair.split_once('='));
-    let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let variable = |line: &str| -> Option<(String, String)> {
+        let (name, value) = line.strip_prefix('$')?.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    let environment = text.split('\n').filter_map(variable).collect();
+    let words = text.split('\n').filter(|line| variable(line).is_none());
+    let args: Vec<String> = words.map(str::to_owned).collect();
     if let Ok(Some(flags)) = Flags::parse(&args, &environment)
-        && let Ok(intent) = flags.config.parse()
+        && let Ok(intent) = flags.intent()
     {
-        let rules = mesh_netfilter::Ruleset::from(&intent);
-        assert_eq!(rules, mesh_netfilter::Ruleset::from(&intent));
+        let _ = (flags.warnings(), flags.contradictions(&intent));
+        mesh_netfilter::fuzzing::fuzz_intent(&intent);
     }
 }
 

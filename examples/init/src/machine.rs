@@ -1,4 +1,4 @@
-//! What `apply` finds out about the machine: whether it speaks IPv6, and which name servers it asks.
+//! What `apply` finds out about the machine: whether it speaks IPv6, which name servers it asks, and who the proxy is.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,6 +11,11 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Fills in what the flags leave open.
 pub(crate) fn look(flags: &Flags) -> Result<Flags, Failure> {
     let mut flags = flags.clone();
+    if flags.config.proxy_uid.is_empty() {
+        let user = nix::unistd::User::from_name(&flags.proxy_user).ok().flatten();
+        // Without such a user the intent's own default counts.
+        flags.config.proxy_uid = user.map(|user| user.uid.to_string()).unwrap_or_default();
+    }
     if flags.command == Command::Clean {
         // Whatever the machine speaks now, everything of ours goes.
         flags.config.enable_ipv6 = true;
@@ -43,7 +48,7 @@ fn addresses() -> Result<Vec<IpAddr>, Failure> {
 }
 
 /// As Istio decides: the first usable address says so; in a dual-stack pod any IPv6 address does. `None` without any.
-fn speaks_ipv6(addresses: &[IpAddr], dual_stack: bool) -> Option<bool> {
+pub fn speaks_ipv6(addresses: &[IpAddr], dual_stack: bool) -> Option<bool> {
     let usable = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_multicast(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_multicast(),

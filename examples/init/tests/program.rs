@@ -53,6 +53,18 @@ fn cases() -> Vec<Case> {
             &["0 changes; nothing of ours"],
         ),
         case(
+            "clean_can_be_tried",
+            format!("{apply} && $INIT clean --dry-run && eval $INIT verify $ARGS"),
+            0,
+            &["- table inet mesh", "as it should be"],
+        ),
+        case(
+            "clean_leaves_alone_what_it_is_told_to",
+            format!("{apply} && $INIT --cleanup-only --skip-rule-apply && eval $INIT verify $ARGS"),
+            0,
+            &["0 changes; --skip-rule-apply", "as it should be"],
+        ),
+        case(
             "verify_as_an_application",
             format!("{apply} && eval $INIT verify $ARGS"),
             0,
@@ -178,6 +190,83 @@ fn cases() -> Vec<Case> {
             &["by nft", "by iptables-nft", "by iptables-legacy"],
         ),
         case(
+            "a_second_apply_keeps_counters",
+            format!(
+                "count() {{ case $b in iptables*) $b-save -c -t nat;; *) nft list table inet mesh;; esac | grep -v '^#'; }}; \
+                 for b in netlink nft iptables-nft iptables-legacy; do \
+                 {apply} --backend $b && ! timeout 1 bash -c '</dev/tcp/192.0.2.1/80' \
+                 && before=$(count) && {apply} --backend $b && test \"$before\" = \"$(count)\" \
+                 && echo \"$before\" | grep -qE '15001|1:60.*15001' && echo \"$before\" | grep -qE 'packets 1 |^.1:60.' \
+                 && $INIT clean --backend $b && echo kept by $b || exit 9; done"
+            ),
+            0,
+            &["kept by netlink", "kept by nft", "kept by iptables-nft", "kept by iptables-legacy"],
+        ),
+        case("plan_for_tools", "eval $INIT plan $ARGS --json", 0, &["{\"changes\":[\"+ table inet mesh\""]),
+        case(
+            "verify_for_tools",
+            "eval $INIT verify $ARGS --json",
+            1,
+            &["\"ok\":false", "missing: table inet mesh"],
+        ),
+        case("counters_for_tools", format!("{apply} && $INIT counters --json"), 0, &["\"packets\":0"]),
+        case(
+            "render_of_a_family_without_rules",
+            "eval $INIT render $ARGS --family v6",
+            0,
+            &["there are no IPv6 rules without --enable-ipv6"],
+        ),
+        case(
+            "trace_of_a_saved_file",
+            "iptables-nft -t nat -A OUTPUT -p tcp --dport 7 -j REDIRECT --to-ports 9; iptables-nft-save > $HERE/saved; \
+             $INIT trace --ruleset $HERE/saved --packet 'tcp 1.1.1.1:1 > 2.2.2.2:7 out uid 5'",
+            0,
+            &["redirected to port 9"],
+        ),
+        case(
+            "trace_of_a_listing",
+            format!(
+                "{apply} && nft -a list table inet mesh > $HERE/listed; \
+                 $INIT trace --ruleset $HERE/listed --packet 'tcp 1.1.1.1:1 > 2.2.2.2:7 out uid 5'"
+            ),
+            0,
+            &["redirected to port 15001"],
+        ),
+        case("trace_without_a_packet", "$INIT trace", 255, &["--packet says which"]),
+        case(
+            "trace_of_no_packet",
+            "$INIT trace --packet 'tcp here > there'",
+            255,
+            &["\"here\" is not an address with a port"],
+        ),
+        case("trace_of_half_a_byte", "$INIT trace --packet hex:450", 255, &["not whole bytes"]),
+        case(
+            "trace_in_a_missing_file",
+            "$INIT trace --ruleset $HERE/none --packet 'tcp 1.1.1.1:1 > 2.2.2.2:2'",
+            255,
+            &["/none: No such file"],
+        ),
+        case(
+            "trace_live_without_rules",
+            "$INIT trace --live --packet 'tcp 1.1.1.1:1 > 2.2.2.2:2'",
+            1,
+            &["holds no rules of ours"],
+        ),
+        case(
+            "missing_network_namespace",
+            "$INIT --network-namespace $HERE/none",
+            1,
+            &["network namespace", "/none: No such file"],
+        ),
+        case(
+            "another_network_namespace",
+            "unshare -m sh -c 'touch $HERE/net; unshare -n mount --bind /proc/self/ns/net $HERE/net; \
+             eval $INIT $ARGS --enable-ipv6=false --network-namespace $HERE/net; nft list ruleset | grep -q mesh && exit 9; \
+             eval $INIT plan $ARGS --enable-ipv6=false --network-namespace $HERE/net'",
+            0,
+            &["19 changes", "\n0 changes"],
+        ),
+        case(
             "transparent_mode_is_undone",
             "eval $INIT $ARGS -m TPROXY --enable-ipv6 && $INIT clean && ! ip rule | grep 0x539 && ! ip -6 rule | grep 0x539 && test -z \"$(ip route show table 133 2>/dev/null)\"",
             0,
@@ -222,7 +311,7 @@ fn cases() -> Vec<Case> {
             "bad_port_in_the_environment",
             "ISTIO_INBOUND_PORTS=http $INIT",
             1,
-            &["istio-inbound-ports: \"http\""],
+            &["ISTIO_INBOUND_PORTS: \"http\""],
         ),
         case(
             "bad_ruleset_file",

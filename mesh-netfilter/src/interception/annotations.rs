@@ -51,7 +51,10 @@ impl Interception {
     ) -> Result<Self, InvalidInterception> {
         let get =
             |name: &str, default: &str| annotations.get(name).map_or(default, String::as_str).to_owned();
-        let on = |name: &str| environment.get(name).is_some_and(|value| truth(value) == Some(true));
+        let on = |name: &'static str| match environment.get(name).map(String::as_str) {
+            None | Some("") => Ok(false),
+            Some(value) => truth(value).ok_or_else(|| invalid(name, value, "is neither true nor false")),
+        };
         let id = |id: Option<u32>| id.filter(|id| *id != 0).unwrap_or(1337).to_string();
 
         let mode = get(MODE, "REDIRECT");
@@ -75,7 +78,13 @@ impl Interception {
         {
             check_interfaces(field, names)?;
         }
-        let dns = on("ISTIO_META_DNS_CAPTURE");
+        for field in [INCLUDE_INBOUND, EXCLUDE_INBOUND, INCLUDE_OUTBOUND, EXCLUDE_OUTBOUND] {
+            let value = annotations.get(field).map_or("", String::as_str);
+            if field != INCLUDE_INBOUND || value != "*" {
+                check_ports(field, value)?;
+            }
+        }
+        let dns = on("ISTIO_META_DNS_CAPTURE")?;
         InterceptionConfig {
             proxy_uid: id(uid),
             proxy_gid: id(gid),
@@ -90,7 +99,7 @@ impl Interception {
             reroute_virtual_interfaces: virtual_interfaces,
             redirect_dns: dns,
             capture_all_dns: dns,
-            drop_invalid: on("INVALID_DROP"),
+            drop_invalid: on("INVALID_DROP")?,
             ..InterceptionConfig::default()
         }
         .parse()
@@ -105,6 +114,15 @@ fn without_defaults(mut intent: Interception, annotations: &BTreeMap<String, Str
         intent.warnings.retain(|warning| warning.field != "istio-local-exclude-ports");
     }
     intent
+}
+
+/// Annotations are stricter about ports than flags: decimal numbers, no ranges.
+fn check_ports(field: &'static str, ports: &str) -> Result<(), InvalidInterception> {
+    let decimal = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    match ports.split(',').map(str::trim).find(|port| !port.is_empty() && !decimal(port)) {
+        Some(port) => Err(invalid(field, port, "is not a port number between 0 and 65535")),
+        None => Ok(()),
+    }
 }
 
 /// Annotations are stricter about interfaces than flags: no empty item, and the characters of a device's usual name.
@@ -186,10 +204,26 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_variable_is_named() {
+        for name in ["ISTIO_META_DNS_CAPTURE", "INVALID_DROP"] {
+            let of = |value: &str| {
+                let environment = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+                Interception::from_annotations(&BTreeMap::new(), &environment, None, None)
+            };
+            assert_eq!(of("perhaps").map_err(|error| error.field()), Err(name));
+            assert!(of("").is_ok());
+        }
+    }
+
+    #[test]
     fn a_wrong_annotation_is_named() {
         for (name, value) in [
             (MODE, "NONE"),
             (EXCLUDE_OUTBOUND, "mysql"),
+            (INCLUDE_OUTBOUND, "80:90"),
+            (INCLUDE_INBOUND, "80,*"),
+            (EXCLUDE_INBOUND, "0x50"),
+            (EXCLUDE_INBOUND, "65536"),
             (INCLUDE_RANGES, "10.0.0.0"),
             (EXCLUDE_INTERFACES, "eth0,,eth1"),
             (VIRTUAL_INTERFACES, "0eth"),

@@ -147,17 +147,24 @@ impl InterceptionConfig {
 
     fn mode(&self, warnings: &mut Vec<Contradiction>) -> Result<Mode, InvalidInterception> {
         const FIELD: &str = "istio-inbound-interception-mode";
+        let whole = |field, value: &str| {
+            let reason = "is not a decimal number between 1 and 4294967295";
+            let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+            let parsed: Option<u32> = if digits { value.parse().ok() } else { None };
+            parsed.filter(|number| *number != 0).ok_or_else(|| invalid(field, value, reason))
+        };
+        let mark = whole("istio-inbound-tproxy-mark", &self.inbound_tproxy_mark);
+        let table = whole("istio-inbound-tproxy-route-table", &self.inbound_tproxy_route_table);
         if self.inbound_interception_mode == "TPROXY" {
-            let whole = |field, value: &str| {
-                let reason = "is not a decimal number between 1 and 4294967295";
-                let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-                let parsed = if digits { value.parse().ok() } else { None };
-                parsed.filter(|number| *number != 0).ok_or_else(|| invalid(field, value, reason))
-            };
-            return Ok(Mode::Tproxy {
-                mark: whole("istio-inbound-tproxy-mark", &self.inbound_tproxy_mark)?,
-                table: whole("istio-inbound-tproxy-route-table", &self.inbound_tproxy_route_table)?,
-            });
+            return Ok(Mode::Tproxy { mark: mark?, table: table? });
+        }
+        for (field, value, usual) in [
+            ("istio-inbound-tproxy-mark", &self.inbound_tproxy_mark, mark == Ok(1337)),
+            ("istio-inbound-tproxy-route-table", &self.inbound_tproxy_route_table, table == Ok(133)),
+        ] {
+            if !usual {
+                warnings.push(Contradiction::new(field, value, "has no effect unless the mode is TPROXY"));
+            }
         }
         if !matches!(self.inbound_interception_mode.as_str(), "" | "REDIRECT") {
             let reason = "is neither REDIRECT nor TPROXY; treated as REDIRECT";

@@ -104,6 +104,7 @@ fn base(chain: &Chain) -> Option<BaseChain> {
         (TableKind::Nat, Hook::Prerouting | Hook::Output) => NAT_PRIORITY,
         (TableKind::Nat, _) => 99,
         (TableKind::Filter, _) => 0,
+        (TableKind::Security, _) => 50,
     };
     let hook = match hook {
         Hook::Prerouting => 0,

@@ -42,7 +42,11 @@ impl Rule {
                 self.write_ports(out, ports, *invert, ("dport", self.continues(before, each)))
             }
             Match::Uid { owner, invert } => write!(out, "-m owner {}--uid-owner {owner}", not(*invert)),
-            Match::Gid { owner, invert } => write!(out, "-m owner {}--gid-owner {owner}", not(*invert)),
+            Match::Gid { owner, invert } => {
+                // One owner match holds a user and a group.
+                let module = if matches!(before, Some(Match::Uid { .. })) { "" } else { "-m owner " };
+                write!(out, "{module}{}--gid-owner {owner}", not(*invert))
+            }
             Match::Mark { value, mask, invert } => {
                 write!(out, "-m mark {}--mark ", not(*invert))?;
                 write_masked(out, *value, *mask)

@@ -22,7 +22,9 @@ pub(super) fn read(text: &str) -> Result<Ruleset, InvalidText> {
 fn commands(listing: &str) -> String {
     let (mut chains, mut rules) = (String::new(), String::new());
     let (mut table, mut chain) = (String::new(), None);
-    for line in listing.lines().map(str::trim) {
+    for line in listing.lines() {
+        // `nft -a` writes each object's handle behind it.
+        let line = line.split_once(" # handle ").map_or(line, |(line, _)| line).trim();
         if let Some(name) = line.strip_prefix("table ").and_then(|line| line.strip_suffix('{')) {
             name.trim().clone_into(&mut table);
             chains.push_str(&format!("add table {table}\n"));
@@ -225,7 +227,7 @@ fn chain(name: &str, table: &str, words: &mut Words<'_>) -> Result<Chain, Wrong>
     let hook = words.take()?;
     let hook = Hook::from_name(&hook.to_ascii_uppercase()).ok_or_else(|| ("not a hook", hook.to_owned()))?;
     words.expect("priority")?;
-    let priority: i32 = words.parsed("not a priority")?;
+    let priority = priority(words)?;
     words.expect(";")?;
     let drops = words.given(&["policy", "drop", ";"]);
     if !drops {
@@ -236,10 +238,35 @@ fn chain(name: &str, table: &str, words: &mut Words<'_>) -> Result<Chain, Wrong>
         ("nat", _) => TableKind::Nat,
         ("filter" | "route", ..=-200) => TableKind::Raw,
         ("filter" | "route", -199..=-1) => TableKind::Mangle,
-        ("filter", _) => TableKind::Filter,
+        ("filter", ..=49) => TableKind::Filter,
+        ("filter", _) => TableKind::Security,
         _ => return Err(("not a chain type that is known here", format!("{kind} in {table}"))),
     };
     Ok(Chain { drops, name: name.to_owned().into(), ..Chain::base(table, hook) })
+}
+
+/// `-100`, `filter`, or as a listing writes it: `dstnat - 1`.
+fn priority(words: &mut Words<'_>) -> Result<i32, Wrong> {
+    const NAMES: [(&str, i32); 6] =
+        [("raw", -300), ("mangle", -150), ("dstnat", -100), ("filter", 0), ("security", 50), ("srcnat", 100)];
+    let word = words.take()?;
+    let named = NAMES.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
+    let base: i32 = match named {
+        Some(value) => value,
+        None => word.parse().map_err(|_| ("not a priority", word.to_owned()))?,
+    };
+    let sign = if words.given(&["+"]) {
+        1
+    } else if words.given(&["-"]) {
+        -1
+    } else {
+        return Ok(base);
+    };
+    let offset: i32 = words.parsed("not a priority")?;
+    offset
+        .checked_mul(sign)
+        .and_then(|offset| base.checked_add(offset))
+        .ok_or_else(|| ("not a priority", word.to_owned()))
 }
 
 /// Regular chains stand where the base chains of their nft table lead; chains of the same name in different nft tables are
@@ -323,7 +350,7 @@ impl Read {
                 let protocol = words.parsed::<Protocol>("not a protocol")?;
                 self.all(Match::Protocol { protocol, invert });
             }
-            "tcp" | "udp" => self.ports(word, words)?,
+            "tcp" | "udp" | "udplite" | "sctp" | "dccp" => self.ports(word, words)?,
             "ip" | "ip6" => self.address(word, words)?,
             "iifname" | "oifname" => {
                 let invert = words.given(&["!="]);
@@ -358,8 +385,9 @@ impl Read {
                         CtState::ALL.into_iter().find(|state| state.as_str().eq_ignore_ascii_case(name));
                     found.ok_or_else(|| ("not a state", name.to_owned()))
                 };
+                let invert = words.given(&["!="]);
                 let states = words.items(state)?;
-                self.all(Match::State { states, invert: false });
+                self.all(Match::State { states, invert });
             }
             other => return Err(("not a part of a rule that is known here", other.to_owned())),
         }

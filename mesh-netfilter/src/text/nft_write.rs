@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use ipnet::IpNet;
 
-use crate::net::{Family, PortRange, Protocol};
+use crate::net::{Family, Owner, PortRange, Protocol};
 use crate::ruleset::{Chain, CtState, Hook, Match, Rule, Ruleset, TABLE, TableKind, Target};
 
 pub(super) fn write(ruleset: &Ruleset) -> String {
@@ -51,6 +51,7 @@ fn place(table: TableKind, hook: Hook) -> (&'static str, i32) {
         (TableKind::Nat, Hook::Prerouting | Hook::Output) => ("nat", -101),
         (TableKind::Nat, _) => ("nat", 99),
         (TableKind::Filter, _) => ("filter", 0),
+        (TableKind::Security, _) => ("filter", 50),
     }
 }
 
@@ -111,6 +112,14 @@ const fn not(invert: bool) -> &'static str {
     if invert { "!= " } else { "" }
 }
 
+/// Names may have characters that mean something to nft.
+fn whom(owner: &Owner) -> String {
+    match owner {
+        Owner::Name(name) => format!("\"{name}\""),
+        id => id.to_string(),
+    }
+}
+
 fn set(items: &[String]) -> String {
     match items {
         [one] => one.clone(),
@@ -167,8 +176,8 @@ fn write_match(each: &Match, nets: &[IpNet], protocol: Option<Protocol>, out: &m
         Match::OutInterface { interface, invert } => {
             write!(out, "oifname {}{}", not(*invert), name(interface.as_str()))
         }
-        Match::Uid { owner, invert } => write!(out, "meta skuid {}{owner}", not(*invert)),
-        Match::Gid { owner, invert } => write!(out, "meta skgid {}{owner}", not(*invert)),
+        Match::Uid { owner, invert } => write!(out, "meta skuid {}{}", not(*invert), whom(owner)),
+        Match::Gid { owner, invert } => write!(out, "meta skgid {}{}", not(*invert), whom(owner)),
         Match::Mark { value, mask, invert } => write!(out, "meta mark {}", masked(*value, *mask, *invert)),
         Match::ConnMark { value, mask, invert } => write!(out, "ct mark {}", masked(*value, *mask, *invert)),
         Match::State { states, invert } => {

@@ -2,14 +2,16 @@
 
 use ipnet::IpNet;
 
-use crate::net::{Family, Interface, Owner, PortRange, Protocol, number};
+use super::restore::chain_name;
+use crate::net::{Family, Interface, Owner, PortRange, number};
 use crate::ruleset::{CtState, Match, Rule, Target};
 
 type Wrong = (&'static str, String);
 
 /// Reads the words after the chain's name.
 pub(super) fn rule(words: &[&str], family: Family) -> Result<Rule, Wrong> {
-    let mut options = Options { words, at: 0, family, module: None, matches: Vec::new(), target: None };
+    let mut options =
+        Options { words, at: 0, family, module: None, fresh: false, matches: Vec::new(), target: None };
     while let Some(word) = options.next() {
         options.option(word)?;
     }
@@ -22,6 +24,8 @@ struct Options<'a> {
     at: usize,
     family: Family,
     module: Option<&'a str>,
+    /// Whether nothing of that module stands before yet.
+    fresh: bool,
     matches: Vec<Match>,
     target: Option<Target>,
 }
@@ -49,6 +53,8 @@ fn begins(word: &str) -> bool {
             | "--match"
             | "--jump"
             | "--goto"
+            | "-f"
+            | "--fragment"
     )
 }
 
@@ -91,7 +97,12 @@ impl<'a> Options<'a> {
                 Match::OutInterface { interface: self.parsed::<Interface>(word, "not an interface")?, invert }
             }
             "-p" | "--protocol" | "--proto" => {
-                Match::Protocol { protocol: self.parsed::<Protocol>(word, "not a protocol")?, invert }
+                let name = self.value(word)?;
+                if matches!(name, "all" | "0") && !invert {
+                    return Ok(());
+                }
+                let protocol = name.parse().map_err(|_| ("not a protocol", name.to_owned()))?;
+                Match::Protocol { protocol, invert }
             }
             "-m" | "--match" if !invert => {
                 let name = self.value(word)?;
@@ -111,10 +122,11 @@ impl<'a> Options<'a> {
                         | "state"
                         | "comment"
                 );
+                self.fresh = known;
                 if known {
                     return Ok(());
                 }
-                Match::Foreign { words: self.rest(format!("-m {name}")) }
+                Match::Foreign { words: self.rest(format!("-m {}", quoted(name))) }
             }
             "--dport" | "--destination-port" => {
                 Match::DestinationPorts { ports: vec![self.port(word)?], invert }
@@ -134,7 +146,7 @@ impl<'a> Options<'a> {
                     Match::Mark { value, mask, invert }
                 }
             }
-            "--ctstate" | "--state" => Match::State { states: self.states(word)?, invert },
+            "--ctstate" | "--state" => self.states(word, invert)?,
             "--comment" if !invert => Match::Comment { text: self.value(word)?.to_owned() },
             "-j" | "--jump" if !invert => {
                 let name = self.value(word)?;
@@ -142,17 +154,23 @@ impl<'a> Options<'a> {
                 return Ok(());
             }
             "-g" | "--goto" if !invert => {
-                self.target = Some(Target::Goto(self.value(word)?.to_owned().into()));
+                let name = self.value(word)?;
+                chain_name(name).map_err(|reason| (reason, name.to_owned()))?;
+                self.target = Some(Target::Goto(name.to_owned().into()));
                 return Ok(());
             }
-            // `-m socket --transparent` and the like after another module.
-            other if other.starts_with('-') && self.target.is_none() && self.module.is_some() => {
+            // Later fragments, by an option of no module.
+            "-f" | "--fragment" => Match::Foreign { words: if invert { "! -f" } else { "-f" }.to_owned() },
+            // `-m socket --transparent` and the like; `-p tcp --syn` needs no module's name.
+            other if other.starts_with("--") && self.target.is_none() => {
                 let not = if invert { "! " } else { "" };
-                let module = self.module.unwrap_or_default();
-                Match::Foreign { words: self.rest(format!("-m {module} {not}{other}")) }
+                let module = self.module.filter(|_| self.fresh);
+                let module = module.map_or_else(String::new, |module| format!("-m {module} "));
+                Match::Foreign { words: self.rest(format!("{module}{not}{}", quoted(other))) }
             }
             other => return Err(("not an option that is known here", other.to_owned())),
         };
+        self.fresh &= matches!(word, "-s" | "-d" | "-i" | "-o" | "-p" | "-f");
         self.matches.push(found);
         Ok(())
     }
@@ -197,12 +215,21 @@ impl<'a> Options<'a> {
         value.zip(mask).ok_or_else(|| ("not a mark", word.to_owned()))
     }
 
-    fn states(&mut self, option: &str) -> Result<Vec<CtState>, Wrong> {
+    fn states(&mut self, option: &str, invert: bool) -> Result<Match, Wrong> {
         let word = self.value(option)?;
         let state = |name: &str| CtState::ALL.into_iter().find(|state| state.as_str() == name);
-        word.split(',')
-            .map(|name| state(name).ok_or_else(|| ("not a state that is known here", name.to_owned())))
-            .collect()
+        let known: Option<Vec<CtState>> = word.split(',').map(state).collect();
+        if let Some(states) = known {
+            return Ok(Match::State { states, invert });
+        }
+        // What was translated is a state too, but none that a packet has before rules are asked.
+        match word.split(',').find(|name| state(name).is_none() && !matches!(*name, "SNAT" | "DNAT")) {
+            Some(wrong) => Err(("not a state that is known here", wrong.to_owned())),
+            None => {
+                let not = if invert { "! " } else { "" };
+                Ok(Match::Foreign { words: format!("-m conntrack {not}--ctstate {word}") })
+            }
+        }
     }
 
     fn target_of(&mut self, name: &'a str) -> Result<Target, Wrong> {
@@ -243,10 +270,11 @@ impl<'a> Options<'a> {
                     Target::Zone(zone)
                 }
             }
-            _ if self.more() || KERNEL.contains(&name) => {
-                Target::Foreign { words: self.rest(name.to_owned()) }
+            _ if self.more() || KERNEL.contains(&name) => Target::Foreign { words: self.rest(quoted(name)) },
+            chain => {
+                chain_name(chain).map_err(|reason| (reason, chain.to_owned()))?;
+                Target::Jump(chain.to_owned().into())
             }
-            chain => Target::Jump(chain.to_owned().into()),
         })
     }
 

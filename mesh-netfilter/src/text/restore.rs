@@ -76,7 +76,8 @@ pub(super) fn read(text: &str, family: Family) -> Result<Ruleset, InvalidText> {
     Ok(ruleset)
 }
 
-fn chain_name(name: &str) -> Result<(), &'static str> {
+/// Whether a chain can be called this.
+pub(super) fn chain_name(name: &str) -> Result<(), &'static str> {
     let fits = !name.is_empty() && name.len() <= CHAIN_NAME && !name.starts_with(['-', '!']);
     if fits && name.bytes().all(|byte| byte.is_ascii_graphic()) { Ok(()) } else { Err("not a chain's name") }
 }

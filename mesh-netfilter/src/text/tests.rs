@@ -34,6 +34,71 @@ fn saved_text_comes_back_to_the_letter() {
     assert_eq!(read.to_iptables(Family::V4, Restore::Whole), SAVED);
 }
 
+/// What other programs leave on a node.
+const OTHERS: &str = r#"*security
+:INPUT ACCEPT [0:0]
+-A INPUT -j SECMARK --selctx system_u:object_r:dns_t:s0
+COMMIT
+*filter
+:FORWARD DROP [0:0]
+:KUBE-FORWARD - [0:0]
+-A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD
+-A FORWARD -s 10.0.0.0/8 -i eth0 -o wg0.7 -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+-A FORWARD -p tcp -f -j DROP
+-A FORWARD -p gre -j ACCEPT
+-A FORWARD -p 200 -j ACCEPT
+-A FORWARD -m set --match-set blocked src -j DROP
+-A FORWARD -m set ! --match-set good src -m addrtype ! --src-type LOCAL --limit-iface-in -j DROP
+-A FORWARD -p tcp -m tcp --dport 80 --tcp-flags FIN,SYN SYN -m owner --uid-owner 7 --socket-exists -j DROP
+-A KUBE-FORWARD -m conntrack --ctstate SNAT,DNAT -j ACCEPT
+-A KUBE-FORWARD -m conntrack --ctstate NEW --ctorigdst 10.96.0.1/32 -j ACCEPT
+-A KUBE-FORWARD -p icmp -m icmp --icmp-type 8 -j ACCEPT
+-A KUBE-FORWARD -m owner --uid-owner 0-999 --gid-owner 7 -j REJECT --reject-with icmp-port-unreachable
+-A KUBE-FORWARD -m owner ! --socket-exists -j ACCEPT
+-A KUBE-FORWARD -m limit --limit 5/min -j LOG --log-prefix "iptables denied: " --log-level 7
+COMMIT
+*nat
+:POSTROUTING ACCEPT [0:0]
+-A POSTROUTING -m mark ! --mark 0x4000/0x4000 -j MASQUERADE --random-fully
+-A POSTROUTING -j MARK --set-xmark 0x4000/0x0
+-A POSTROUTING -m statistic --mode random --probability 0.50000000000 -j DNAT --to-destination 10.0.0.1:80
+COMMIT
+"#;
+
+#[test]
+fn other_people_s_rules_come_back_to_the_letter() {
+    let read = Ruleset::from_iptables(OTHERS, Family::V4).expect("it is right");
+    assert_eq!(read.to_iptables(Family::V4, Restore::Whole), OTHERS);
+    let marked = read.chains.iter().find(|chain| chain.table == crate::ruleset::TableKind::Security);
+    assert_eq!(marked.map(|chain| chain.rules.len()), Some(1));
+}
+
+#[test]
+fn short_forms_of_restore_text_are_read() {
+    let text = "*nat\n-A OUTPUT -p all -j RETURN\n-A OUTPUT -p tcp --syn -j RETURN\n[5:60] -A OUTPUT -p icmpv6 -j RETURN\n";
+    let read = Ruleset::from_iptables(text, Family::V6).expect("it is right");
+    let want = "*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j RETURN\n-A OUTPUT -p tcp --syn -j RETURN\n\
+                -A OUTPUT -p ipv6-icmp -j RETURN\nCOMMIT\n";
+    assert_eq!(read.to_iptables(Family::V6, Restore::Whole), want);
+}
+
+#[test]
+fn a_listing_is_read() {
+    let listing = include_str!("../../tests/corpus/listing");
+    let read = Ruleset::from_nft(listing).expect("nft wrote it");
+    let packet = "tcp 10.0.0.5:40000 > 10.1.2.3:80 out uid 1000".parse().expect("a packet");
+    assert_eq!(read.fate(&packet).verdict.port(), Some(15001));
+    let with_handles: String =
+        listing.lines().enumerate().map(|(index, line)| format!("{line} # handle {index}\n")).collect();
+    assert_eq!(Ruleset::from_nft(&with_handles), Ok(read));
+    for (priority, wrong) in
+        [("raw", false), ("mangle + 10", false), ("srcnat", false), ("soon", true), ("filter -", true)]
+    {
+        let text = format!("add chain inet t c {{ type filter hook output priority {priority} ; }}");
+        assert_eq!(Ruleset::from_nft(&text).is_err(), wrong, "{priority}");
+    }
+}
+
 #[test]
 fn restore_text_in_istio_s_form_is_read() {
     let text = "* nat\n-N A\n-A OUTPUT -j A\n-A A -p tcp --dport 80 -j REDIRECT --to-port 15001\n-I A 1 -j RETURN\nCOMMIT\n";
@@ -76,7 +141,10 @@ fn wrong_text_is_refused_with_its_line() {
         ("*nat\n-A OUTPUT -d fd00::1 -j RETURN", 2),
         ("*nat\n-A OUTPUT -m comment --comment \"open", 2),
         ("*nat\n-I OUTPUT 5 -j RETURN", 2),
-        ("*security", 1),
+        ("*broute", 1),
+        ("*nat\n-A OUTPUT -j \"two words\"", 2),
+        ("*nat\n-A OUTPUT -g \"two words\"", 2),
+        ("*nat\n-A OUTPUT -m conntrack --ctstate NEW,SOON", 2),
         ("*nat\n-F OUTPUT", 2),
         ("*nat\n:A QUEUE", 2),
     ] {

@@ -12,6 +12,9 @@ pub(super) fn why(rule: &Rule, said: Said<'_>, now: &Now<'_>) -> String {
         Said::OtherFamily => format!("the packet is {}", now.packet.family()),
         Said::Unknown(each) => match each {
             Match::Foreign { words } => format!("cannot be decided: {words}"),
+            Match::Uid { owner, .. } | Match::Gid { owner, .. } => {
+                format!("cannot be decided without this machine's id of {owner}")
+            }
             _ => "cannot be decided".to_owned(),
         },
         Said::Not(each) => not(each, now),

@@ -85,6 +85,31 @@ impl InvalidPacket {
 }
 
 impl Packet {
+    /// A packet about which nothing else is known: on `eth0` (on `lo` when a local process sends it to this machine), without
+    /// owner or mark, the first of its connection. Source and destination are of one family.
+    pub fn new(
+        direction: Direction,
+        protocol: Protocol,
+        (source, source_port): (IpAddr, u16),
+        (destination, destination_port): (IpAddr, u16),
+    ) -> Self {
+        let local = direction == Direction::Out && destination.is_loopback();
+        Self {
+            direction,
+            protocol,
+            source,
+            source_port,
+            destination,
+            destination_port,
+            interface: if local { "lo" } else { "eth0" }.to_owned(),
+            uid: None,
+            gid: None,
+            mark: 0,
+            connmark: 0,
+            state: CtState::New,
+        }
+    }
+
     /// The IP version.
     pub const fn family(&self) -> Family {
         Family::of(self.destination)
@@ -100,13 +125,13 @@ impl FromStr for Packet {
         let wrong = |word: &str, expected| InvalidPacket::Word { word: word.to_owned(), expected };
         let word = next("a protocol")?;
         let protocol: Protocol = word.parse().map_err(|_| wrong(word, "a protocol"))?;
-        let (source, source_port) = endpoint(next("a source")?, protocol)?;
+        let source = endpoint(next("a source")?, protocol)?;
         let word = next("\">\"")?;
         if word != ">" {
             return Err(wrong(word, "\">\""));
         }
-        let (destination, destination_port) = endpoint(next("a destination")?, protocol)?;
-        if source.is_ipv4() != destination.is_ipv4() {
+        let destination = endpoint(next("a destination")?, protocol)?;
+        if source.0.is_ipv4() != destination.0.is_ipv4() {
             return Err(InvalidPacket::Families);
         }
         let direction = match words.next() {
@@ -114,21 +139,7 @@ impl FromStr for Packet {
             Some("out") | None => Direction::Out,
             Some(word) => return Err(wrong(word, "\"in\" or \"out\"")),
         };
-        let local = destination.is_loopback() && direction == Direction::Out;
-        let mut packet = Self {
-            direction,
-            protocol,
-            source,
-            source_port,
-            destination,
-            destination_port,
-            interface: if local { "lo" } else { "eth0" }.to_owned(),
-            uid: None,
-            gid: None,
-            mark: 0,
-            connmark: 0,
-            state: CtState::New,
-        };
+        let mut packet = Self::new(direction, protocol, source, destination);
         while let Some(word) = words.next() {
             let expected = match word {
                 "via" => "an interface",
@@ -169,7 +180,7 @@ fn endpoint(word: &str, protocol: Protocol) -> Result<(IpAddr, u16), InvalidPack
         InvalidPacket::Word { word: word.to_owned(), expected }
     };
     if let Ok(address) = word.parse::<std::net::SocketAddr>() {
-        return Ok((address.ip(), address.port()));
+        return if protocol.has_ports() { Ok((address.ip(), address.port())) } else { Err(wrong()) };
     }
     let address = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
     let address: IpAddr = address.parse().map_err(|_| wrong())?;

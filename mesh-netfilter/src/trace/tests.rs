@@ -77,6 +77,18 @@ fn transparent_mode_marks_and_delivers() {
 }
 
 #[test]
+fn a_name_that_only_the_machine_knows_is_not_guessed() {
+    let only = crate::OwnerGroups::Only(vec!["java".parse().expect("a name")]);
+    let intent = Interception { owner_groups: only, ..Interception::default() };
+    let packet = "tcp 10.0.0.5:40000 > 10.1.2.3:80 out uid 1000 gid 1000".parse().expect("a packet");
+    let rules = Ruleset::from(&intent);
+    assert!(!rules.fate(&packet).certain);
+    assert!(rules.trace(&packet).to_string().contains("this machine's id of java"));
+    let known = rules.resolve(|_, _| Some(7)).expect("everybody is 7");
+    assert_eq!((known.fate(&packet).certain, known.fate(&packet).verdict), (true, Verdict::Accepted));
+}
+
+#[test]
 fn a_trace_says_why() {
     let intent = Interception { outbound_exclude_ports: vec![3306.into()], ..Interception::default() };
     let packet = "tcp 10.0.0.5:40000 > 10.1.2.3:3306 out uid 1000".parse().expect("a packet");
@@ -111,6 +123,7 @@ fn descriptions_are_read_back_and_wrong_ones_named() {
         "tcp 10.0.0.5:1 > 10.0.0.6:80 out uid x",
         "tcp 10.0.0.5:1 > 10.0.0.6:80 out color red",
         "quic 10.0.0.5:1 > 10.0.0.6:80",
+        "esp 10.0.0.5:1 > 10.0.0.6",
     ] {
         assert!(text.parse::<Packet>().is_err(), "{text:?}");
     }

@@ -295,9 +295,11 @@ fn ask<'a>(rule: &'a Rule, now: &Now<'_>, dialect: Dialect) -> Said<'a> {
 /// Whether a condition holds; `None` when it is not modelled.
 fn holds(each: &Match, now: &Now<'_>, dialect: Dialect) -> Option<bool> {
     let owned = |id: Option<u32>, owner: &crate::net::Owner, invert: bool| match (id, dialect) {
-        (Some(id), _) => owner.contains(id) != invert,
-        (None, Dialect::Iptables) => invert,
-        (None, Dialect::Nftables) => false,
+        // Only the machine knows whom a name means.
+        (Some(_), _) if matches!(owner, crate::net::Owner::Name(_)) => None,
+        (Some(id), _) => Some(owner.contains(id) != invert),
+        (None, Dialect::Iptables) => Some(invert),
+        (None, Dialect::Nftables) => Some(false),
     };
     let ports = |port: u16, ports: &[crate::net::PortRange], invert: bool| {
         now.packet.protocol.has_ports() && ports.iter().any(|range| range.contains(port)) != invert
@@ -318,8 +320,8 @@ fn holds(each: &Match, now: &Now<'_>, dialect: Dialect) -> Option<bool> {
         Match::DestinationPorts { ports: list, invert } => ports(now.destination_port, list, *invert),
         Match::InInterface { interface, invert } => named(now.in_interface, interface, *invert),
         Match::OutInterface { interface, invert } => named(now.out_interface, interface, *invert),
-        Match::Uid { owner, invert } => owned(now.owner.map(|owner| owner.0), owner, *invert),
-        Match::Gid { owner, invert } => owned(now.owner.map(|owner| owner.1), owner, *invert),
+        Match::Uid { owner, invert } => return owned(now.owner.map(|owner| owner.0), owner, *invert),
+        Match::Gid { owner, invert } => return owned(now.owner.map(|owner| owner.1), owner, *invert),
         Match::Mark { value, mask, invert } => ((now.mark & mask) == *value) != *invert,
         Match::ConnMark { value, mask, invert } => ((now.connmark & mask) == *value) != *invert,
         Match::State { states, invert } => states.contains(&now.packet.state) != *invert,

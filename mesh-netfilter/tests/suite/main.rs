@@ -2,19 +2,23 @@
 
 mod agreement;
 mod backends;
+mod boundaries;
 mod changes;
 mod crafted;
+mod equivalence;
 mod golden;
+mod istio;
+mod istio_nft;
 mod kernel;
 mod known;
 mod netns;
 mod pod;
 mod properties;
-mod reference;
 mod restored;
 mod shadows;
 mod strategies;
 mod unprivileged;
+mod words;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -27,6 +31,7 @@ fn main() -> std::process::ExitCode {
     }
     let arguments = Arguments::from_args();
     let mut trials = properties::trials();
+    trials.extend(equivalence::trials());
     trials.extend(golden::trials());
     trials.extend(agreement::trials());
     trials.extend(unprivileged::trials());

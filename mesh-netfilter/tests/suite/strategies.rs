@@ -27,12 +27,16 @@ pub(crate) const MACHINE_V4: &str = "10.78.0.2";
 /// The address of a virtual machine behind the pod.
 pub(crate) const MACHINE_V6: &str = "fd78::2";
 
-/// A runner that draws the same values every time.
-pub(crate) fn runner(seed: u64) -> TestRunner {
+/// The same numbers every time.
+pub(crate) fn seeded(seed: u64) -> TestRng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let rng = TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes);
-    TestRunner::new_with_rng(Config::default(), rng)
+    TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes)
+}
+
+/// A runner that draws the same values every time.
+pub(crate) fn runner(seed: u64) -> TestRunner {
+    TestRunner::new_with_rng(Config::default(), seeded(seed))
 }
 
 /// One value of a strategy.

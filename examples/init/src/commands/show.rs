@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use mesh_netfilter::net::Family;
+use mesh_netfilter::routing::{Routing, needs};
 use mesh_netfilter::text::Restore;
 use mesh_netfilter::trace::{Direction, Packet};
 use mesh_netfilter::{Interception, Netlink, Ruleset};
@@ -19,10 +20,34 @@ pub(super) fn render(flags: &Flags, intent: &Interception) -> Result<(), Failure
     let ruleset = Ruleset::from(intent);
     if flags.as_nft {
         print!("{}", ruleset.to_nft());
-    } else {
-        print!("{}", ruleset.to_iptables(flags.family, Restore::NoFlush));
+        return Ok(());
     }
+    if flags.family == Family::V6 && !intent.ipv6 {
+        eprintln!("mesh-init: warning: there are no IPv6 rules without --enable-ipv6");
+    }
+    print!("{}", ruleset.to_iptables(flags.family, Restore::NoFlush));
     Ok(())
+}
+
+/// What `clean` would remove.
+pub(super) fn leftovers(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
+    let plan = backend(flags)?.plan(&Ruleset::default()).map_err(Failure::rules)?;
+    let wanted = needs(intent);
+    let missing = Routing::open().and_then(|mut routing| routing.missing(&wanted)).map_err(Failure::rules)?;
+    let mut changes: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
+    changes.extend(wanted.iter().filter(|need| !missing.contains(need)).map(|need| format!("- {need}")));
+    say(flags, &changes);
+    Ok(())
+}
+
+/// Changes that were not made.
+pub(super) fn say(flags: &Flags, changes: &[String]) {
+    if flags.json {
+        println!("{}", json!({ "changes": changes }));
+    } else {
+        changes.iter().for_each(|change| println!("{change}"));
+        println!("{} changes", changes.len());
+    }
 }
 
 pub(super) fn trace(flags: &Flags) -> Result<(), Failure> {

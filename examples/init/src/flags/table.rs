@@ -1,11 +1,12 @@
 //! Every flag: its names, its default's source, what it means, and the annotation that says the same.
 
-use std::time::Duration;
+use std::net::IpAddr;
 
-use mesh_netfilter::backend::{Kind as Backend, Variant};
+use mesh_netfilter::backend::Kind as Backend;
 use mesh_netfilter::net::Family;
 
-use super::{Command, Flags};
+use super::Flags;
+use super::duration::duration;
 
 type Setter = fn(&mut Flags, &str) -> Result<(), &'static str>;
 
@@ -72,29 +73,6 @@ fn truth(word: &str) -> Result<bool, &'static str> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("is neither true nor false"),
     }
-}
-
-/// A duration as Go writes it, as far as people do: `5s`, `1m30s`, `500ms`.
-fn duration(word: &str) -> Result<Duration, &'static str> {
-    const WRONG: &str = "is not a duration such as 5s or 500ms";
-    let mut rest = word;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(WRONG)?;
-        let number: u32 = rest[..digits].parse().map_err(|_| WRONG)?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let one = match &rest[..unit] {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            _ => return Err(WRONG),
-        };
-        total = total.checked_add(one.checked_mul(number).ok_or(WRONG)?).ok_or(WRONG)?;
-        rest = &rest[unit..];
-    }
-    if word.is_empty() { Err(WRONG) } else { Ok(total) }
 }
 
 macro_rules! text {
@@ -213,12 +191,11 @@ pub(super) const FLAGS: &[Flag] = &[
         text!(config.inbound_tproxy_route_table),
     )
     .short('r'),
-    Flag::switch("dry-run", "the same as the command plan", |flags, word| {
-        if truth(word)? && flags.command == Command::Apply {
-            flags.command = Command::Plan;
-        }
-        Ok(())
-    })
+    Flag::switch(
+        "dry-run",
+        "change nothing, say what would change: the same as the command plan",
+        truth!(dry_run),
+    )
     .short('n'),
     Flag::value("iptables-probe-port", "where the probe connects to", |flags, word| {
         let port = word.parse().ok().filter(|port| *port != 0);
@@ -227,7 +204,7 @@ pub(super) const FLAGS: &[Flag] = &[
     }),
     Flag::value("probe-timeout", "how long the probe may take", |flags, word| {
         flags.probe_timeout = duration(word)?;
-        Ok(())
+        if flags.probe_timeout.is_zero() { Err("is no time at all") } else { Ok(()) }
     }),
     Flag::switch("skip-rule-apply", "leave rules and routes alone", truth!(skip_rule_apply)),
     Flag::switch("run-validation", "make a connection through the rules", truth!(run_validation)),
@@ -247,29 +224,20 @@ pub(super) const FLAGS: &[Flag] = &[
     )
     .also(&["ISTIO_DUAL_STACK"]),
     Flag::value("network-namespace", "work in this network namespace (a path)", text!(network_namespace)),
-    Flag::switch("cni-mode", "accepted; nothing of the file system is used", ACCEPTED),
-    Flag::switch("reconcile", "accepted; apply always reconciles", ACCEPTED),
-    Flag::switch("cleanup-only", "the same as the command clean", |flags, word| {
-        if truth(word)? {
-            flags.command = Command::Clean;
-        }
-        Ok(())
-    }),
+    Flag::switch("cni-mode", "accepted; nothing of the file system is used", truth!(cni_mode)),
+    Flag::switch("reconcile", "accepted; apply always reconciles", truth!(reconcile)),
+    Flag::switch("cleanup-only", "the same as the command clean", truth!(cleanup_only)),
     Flag::switch("force-apply", "write rules even where they are as they should be", truth!(force_apply)),
     Flag::switch(
         "native-nftables",
         "accepted; rules are written to nf_tables where the kernel has it",
-        ACCEPTED,
+        truth!(native_nftables),
     ),
-    Flag::value("force-iptables-binary", "write rules with this iptables: legacy or nft", |flags, word| {
-        flags.backend = match word {
-            "" => None,
-            "legacy" => Some(Backend::Iptables(Variant::Legacy)),
-            "nft" => Some(Backend::Iptables(Variant::Nft)),
-            _ => return Err("is neither legacy nor nft"),
-        };
-        Ok(())
-    }),
+    Flag::value(
+        "force-iptables-binary",
+        "write rules with this iptables: legacy or nft",
+        text!(force_iptables_binary),
+    ),
     Flag::value(
         "istio-outbound-owner-groups",
         "groups whose traffic is captured: * or a list",
@@ -313,6 +281,7 @@ pub(super) const FLAGS: &[Flag] = &[
         "dns-server",
         "a name server, repeatable; without it apply reads /etc/resolv.conf",
         |flags, word| {
+            word.parse::<IpAddr>().map_err(|_| "is not an address")?;
             flags.config.dns_servers.push(word.to_owned());
             Ok(())
         },
