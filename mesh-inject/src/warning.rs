@@ -186,6 +186,7 @@ pub(crate) fn inspect(
 /// Containers of the application that run as the proxy's user.
 pub(crate) fn user_clashes(original: &Value) -> Vec<Warning> {
     let mut clashes = Vec::new();
+    let mut of_pod = false;
     let pod_user = at(original, ["spec", "securityContext", "runAsUser"]).and_then(Value::as_i64);
     for list in ["initContainers", "containers"] {
         for (i, container) in pod::list(original, list).iter().enumerate() {
@@ -194,16 +195,19 @@ pub(crate) fn user_clashes(original: &Value) -> Vec<Warning> {
                 continue;
             }
             let own = at(container, ["securityContext", "runAsUser"]).and_then(Value::as_i64);
-            if own.or(pod_user) == Some(a::PROXY_ID) {
-                let field = match own {
-                    Some(_) => format!("spec.{list}[{i}].securityContext.runAsUser"),
-                    None => "spec.securityContext.runAsUser".to_owned(),
-                };
-                let clash = Warning::ProxyUser { field, user: a::PROXY_ID };
-                if !clashes.contains(&clash) {
-                    clashes.push(clash);
-                }
+            if own.or(pod_user) != Some(a::PROXY_ID) {
+                continue;
             }
+            let field = match own {
+                Some(_) => format!("spec.{list}[{i}].securityContext.runAsUser"),
+                // Said once for all containers that inherit it.
+                None if of_pod => continue,
+                None => {
+                    of_pod = true;
+                    "spec.securityContext.runAsUser".to_owned()
+                }
+            };
+            clashes.push(Warning::ProxyUser { field, user: a::PROXY_ID });
         }
     }
     clashes

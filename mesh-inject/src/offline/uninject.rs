@@ -118,7 +118,7 @@ fn containers(
         let mut kept = Vec::with_capacity(list.len());
         for container in std::mem::take(list) {
             let own = pod::name_of(&container);
-            if !injected.iter().any(|known| known == own) {
+            if !injected.contains(own) {
                 kept.push(container);
                 continue;
             }
