@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::{Method, StatusCode};
 use mesh_inject::{Cluster, HttpRequest, Injector, Settings};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::http::{Answer, Call, Handler, answer, text};
 use super::monitor::Metrics;
@@ -23,6 +23,8 @@ pub(super) struct Webhook {
     /// The namespaces of the state that was asked for last.
     cluster: Mutex<Option<(Arc<State>, Arc<Cluster>)>>,
     metrics: Metrics,
+    /// Reviews at once. A large one takes milliseconds of computing, which must not hold up the tasks that read and write.
+    slots: Arc<Semaphore>,
 }
 
 impl Webhook {
@@ -40,6 +42,7 @@ impl Webhook {
             state: shared.state.clone(),
             cluster: Mutex::default(),
             metrics: shared.metrics.clone(),
+            slots: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
         })
     }
 
@@ -73,10 +76,24 @@ impl Handler for Webhook {
         if call.method != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview\n");
         }
-        let cluster = self.cluster();
-        let content_type = call.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        let request = HttpRequest { content_type, path: &call.path, body: &call.body };
-        let reply = self.injector.review(&request, &cluster);
+        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "the server stops\n");
+        };
+        let (injector, cluster) = (self.injector.clone(), self.cluster());
+        let review = tokio::task::spawn_blocking(move || {
+            let content_type = call.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+            let request = HttpRequest { content_type, path: &call.path, body: &call.body };
+            let reply = injector.review(&request, &cluster);
+            drop(slot);
+            reply
+        });
+        let reply = match review.await {
+            Ok(reply) => reply,
+            Err(error) => {
+                tracing::error!(%error, "a review ended in the middle");
+                return text(StatusCode::INTERNAL_SERVER_ERROR, "the review failed\n");
+            }
+        };
         self.metrics.reviewed(reply.outcome.reason());
         tracing::info!(outcome = reply.outcome.reason(), "admission review");
         let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
