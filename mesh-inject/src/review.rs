@@ -1,5 +1,7 @@
 //! AdmissionReview: bytes in, bytes out.
 
+mod envelope;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -101,7 +103,11 @@ impl Injector {
         }
         let mut review = match json::parse(request.body) {
             Ok(review) => review,
-            Err(error) => return unreadable("", error),
+            Err(error) => {
+                let (review, uid) = envelope::read(request.body);
+                let (response, outcome) = refused(&uid, error);
+                return reply(&review, response, outcome);
+            }
         };
         let uid = at(&review, ["request", "uid"]).and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(asked) = review.get("request").filter(|asked| asked.is_object()) else {

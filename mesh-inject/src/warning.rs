@@ -81,6 +81,13 @@ pub enum Warning {
         /// Name of the port.
         port: String,
     },
+    /// There is no agent that could answer probes, so they go to the application itself.
+    ProbesLeftAlone {
+        /// Names of the containers.
+        containers: Vec<String>,
+        /// The status port that was asked for.
+        port: i64,
+    },
     /// In the classic layout, init containers run before the sidecar: without a network that works through the mesh.
     InitContainersOutsideMesh {
         /// Names of the containers.
@@ -131,6 +138,11 @@ impl fmt::Display for Warning {
                     "container {container}: {probe} names port {port:?}, which the container does not declare; it is not rewritten"
                 )
             }
+            Self::ProbesLeftAlone { containers, port } => write!(
+                f,
+                "the status port is {port}, where no agent answers: probes of {} are not rewritten and need a port that accepts plain traffic",
+                containers.join(", ")
+            ),
             Self::InitContainersOutsideMesh { containers } => write!(
                 f,
                 "init containers {} run before the sidecar and without the mesh; native sidecars avoid that",

@@ -232,6 +232,13 @@ fn annotations_of_the_sidecar() {
             json!(15999),
         ),
         (a::STATUS_PORT, "15999", |seen| seen.flag("-d").clone(), json!("15090,15021,15999")),
+        (
+            a::STATUS_PORT,
+            "0",
+            |seen| seen.app()["readinessProbe"]["httpGet"].clone(),
+            json!({"path": "/ok", "port": 8080}),
+        ),
+        (a::STATUS_PORT, "0", |seen| seen.env("ISTIO_KUBE_APP_PROBERS").clone(), json!(null)),
         (a::STATUS_PORT, "0", readiness, json!(null)),
         (a::STATUS_PORT, "0", |seen| seen.proxy()["startupProbe"].clone(), json!(null)),
         (a::READINESS_INITIAL_DELAY, "7", readiness, probe("initialDelaySeconds", 7)),
@@ -407,7 +414,6 @@ fn a_value_that_is_ignored_is_not_ignored_in_silence() {
         (a::NATIVE_SIDECAR, "yes", None, "it is read as \"true\""),
         (a::REWRITE_PROBES, "perhaps", None, "not a boolean"),
         (a::CAP_NET_BIND_SERVICE, "yes", None, "it is read as \"false\""),
-        (a::READINESS_PERIOD, "3", Some((a::STATUS_PORT, "0")), "the sidecar has no probes"),
         (a::KUBEVIRT_INTERFACES, "net1", Some((a::REROUTE_INTERFACES, "net2")), "wins"),
         (a::INCLUDE_OUTBOUND_PORTS, "http", None, "not a list of ports"),
         (
@@ -436,6 +442,16 @@ fn a_value_that_is_ignored_is_not_ignored_in_silence() {
         assert_eq!(warnings.len(), 1, "{key}={value}: {warnings:?}");
         assert!(warnings[0].contains(key) && warnings[0].contains(expected), "{warnings:?}");
     }
+    let mut no_agent = pod();
+    no_agent["metadata"]["annotations"] = json!({a::READINESS_PERIOD: "3", a::STATUS_PORT: "0"});
+    let warnings: Vec<String> =
+        inject(plain(), &no_agent).0.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].contains("status port is 0") && warnings[0].contains("probes of app"),
+        "{warnings:?}"
+    );
+    assert!(warnings[1].contains("the sidecar has no probes"), "{warnings:?}");
     let warnings = with_annotation(multus(), a::CNI_NETWORKS, "[{]").0.warnings;
     assert!(warnings.iter().any(|warning| warning.to_string().contains("not a JSON list")), "{warnings:?}");
 }

@@ -214,6 +214,8 @@ proptest! {
         let injector = injector(native, cni);
         let merged = inject(&injector, &pod).unwrap();
         prop_assert_eq!(&diff(&pod, &merged).apply(&pod).unwrap(), &merged);
+        // The types know any integer; the API server knows ports.
+        prop_assert_eq!(bad_ports(&merged["spec"], ""), Vec::<String>::new());
         let mut known = merged;
         let read: k8s_openapi::api::core::v1::Pod = serde_json::from_value(known.clone()).unwrap();
         let written = serde_json::to_value(&read).unwrap();
@@ -274,6 +276,28 @@ fn plain(mut pod: Value) -> Value {
         }
     }
     pod
+}
+
+/// Places of numbers for ports outside of 1 to 65535.
+fn bad_ports(value: &Value, place: &str) -> Vec<String> {
+    let port = |key: &str| ["port", "containerPort"].contains(&key);
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, value)| match value {
+                Value::Number(number)
+                    if port(key) && !number.as_i64().is_some_and(|n| (1..=65535).contains(&n)) =>
+                {
+                    vec![format!("{place}.{key}: {number}")]
+                }
+                value => bad_ports(value, &format!("{place}.{key}")),
+            })
+            .collect(),
+        Value::Array(items) => {
+            items.iter().enumerate().flat_map(|(i, item)| bad_ports(item, &format!("{place}[{i}]"))).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn remove_unknown(value: &mut Value) {
