@@ -1,6 +1,7 @@
 //! What a person should know about a pod that is injected all the same.
 
 mod ignored;
+mod security;
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use crate::json::at;
 use crate::pod;
 use crate::workload::Workload;
 
-pub(crate) use ignored::ignored_annotations;
+pub(crate) use ignored::{Used, ignored_annotations};
 
 /// Something that will probably surprise the owner of the pod. Shown by `kubectl` when the pod is created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,6 +67,17 @@ pub enum Warning {
         namespace: String,
         /// The level.
         level: String,
+    },
+    /// Another injected container does not meet the Pod Security level that the namespace enforces.
+    PodSecurityOf {
+        /// The namespace.
+        namespace: String,
+        /// The level.
+        level: String,
+        /// Name of the container.
+        container: String,
+        /// What the level forbids about it.
+        problem: String,
     },
     /// The resolver of the pod is not the cluster's, so names of services may not resolve.
     DnsPolicy {
@@ -126,6 +138,10 @@ impl fmt::Display for Warning {
                 "namespace {namespace} enforces Pod Security level {level}, which forbids the capabilities of {}; the pod will be rejected unless rules are written by a CNI plugin",
                 a::INIT_CONTAINER
             ),
+            Self::PodSecurityOf { namespace, level, container, problem } => write!(
+                f,
+                "namespace {namespace} enforces Pod Security level {level}, which container {container} does not meet ({problem}); the pod will be rejected"
+            ),
             Self::DnsPolicy { policy } => {
                 write!(
                     f,
@@ -152,10 +168,12 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Look at the original pod and the injected one for what will surprise people.
+/// Look at the original pod and the injected one for what will surprise people. `template`: the names of what the templates
+/// brought.
 pub(crate) fn inspect(
     original: &Value,
     merged: &Value,
+    template: &Value,
     namespace: &str,
     workload: &Workload,
     cluster: &Cluster,
@@ -188,10 +206,8 @@ pub(crate) fn inspect(
     }
     let level =
         cluster.namespaces.get(namespace).and_then(|object| pod::label(object, a::POD_SECURITY_ENFORCE));
-    if let Some(level @ ("restricted" | "baseline")) = level
-        && redirected
-    {
-        warnings.push(Warning::PodSecurity { namespace: namespace.to_owned(), level: level.to_owned() });
+    if let Some(level) = level {
+        security::warn(original, merged, template, (namespace, level), warnings);
     }
 }
 
