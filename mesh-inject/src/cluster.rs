@@ -45,6 +45,13 @@ impl Cluster {
         }
     }
 
+    /// Take the kubelet's version from a Node object; one that says nothing counts as old.
+    pub fn add_node(&mut self, node: &Value) {
+        let text =
+            |pointer: &str| node.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        self.kubelets.insert(text("/metadata/name"), text("/status/nodeInfo/kubeletVersion"));
+    }
+
     pub(crate) fn namespace_annotation(&self, namespace: &str, key: &str) -> Option<&str> {
         pod::annotation(self.namespaces.get(namespace)?, key)
     }
@@ -63,12 +70,10 @@ impl Cluster {
                 resource.pointer("/metadata/namespace").and_then(Value::as_str) == Some(namespace)
             })
             .collect();
+        // "~" sorts after every time: what has none is younger, and stands in the order in which it was given.
         let created = |resource: &Value| {
-            resource
-                .pointer("/metadata/creationTimestamp")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
+            let time = resource.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
+            time.unwrap_or("~").to_owned()
         };
         of_namespace.sort_by_key(|resource| created(resource));
         let selector =

@@ -23,7 +23,7 @@ use crate::strategic::{self, Directives};
 use crate::template::{self, TemplateContext};
 use crate::validate;
 use crate::values::Values;
-use crate::warning::{self, Warning};
+use crate::warning::{self, Used, Warning};
 use crate::workload::Workload;
 
 /// The injector: settings, checked and read once. Cheap to clone, `Send` and `Sync`; every method is a pure function.
@@ -258,8 +258,9 @@ impl Injector {
         post::reorder(&mut merged, with_annotation.hold() == Some(true) || inner.values.hold);
         let foreign = templates.iter().any(|name| inner.settings.templates.contains_key(name));
         sanity::check(original, &merged, foreign)?;
-        warning::inspect(original, &merged, namespace, &workload, request.cluster, &mut warnings);
-        warning::ignored_annotations(original, &merged, &inner.values, &mut warnings);
+        warning::inspect(original, &merged, &template, namespace, &workload, request.cluster, &mut warnings);
+        let used = Used { values: &inner.values, mesh: &inner.mesh, templates: &templates, foreign };
+        warning::ignored_annotations(original, &merged, &used, &mut warnings);
         Ok(Injected { pod: merged, warnings, templates })
     }
 

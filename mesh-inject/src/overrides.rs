@@ -1,6 +1,7 @@
 //! What the user wrote for a container that is injected wins over the template, and is remembered on the pod.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
@@ -12,8 +13,8 @@ use crate::strategic::{self, Directives};
 /// What an earlier injection wrote into `sidecar.istio.io/status`.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
-    pub(crate) containers: Vec<String>,
-    pub(crate) init_containers: Vec<String>,
+    pub(crate) containers: HashSet<String>,
+    pub(crate) init_containers: HashSet<String>,
 }
 
 impl Status {
@@ -21,12 +22,17 @@ impl Status {
     pub(crate) fn of(pod_in: &Value) -> Option<Self> {
         let status: Value = serde_json::from_str(pod::annotation(pod_in, a::STATUS)?).ok()?;
         let names = |field: &str| match status.get(field) {
-            None | Some(Value::Null) => Some(Vec::new()),
+            None | Some(Value::Null) => Some(HashSet::new()),
             Some(Value::Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
             Some(_) => None,
         };
         status.is_object().then_some(())?;
         Some(Self { containers: names("containers")?, init_containers: names("initContainers")? })
+    }
+
+    /// Whether a container of this name is the injector's own work.
+    pub(crate) fn names(&self, container: &str) -> bool {
+        self.containers.contains(container) || self.init_containers.contains(container)
     }
 }
 
@@ -86,8 +92,7 @@ pub(crate) fn template_input<'a>(
             [("containers", &status.containers), ("initContainers", &status.init_containers)]
         {
             if !pod::list(&pod_in, field).is_empty() {
-                pod::list_mut(&mut pod_in, field)
-                    .retain(|item| !names.iter().any(|name| name == pod::name_of(item)));
+                pod::list_mut(&mut pod_in, field).retain(|item| !names.contains(pod::name_of(item)));
             }
         }
         let annotations = pod::meta_mut(&mut pod_in, "annotations");
@@ -99,32 +104,47 @@ pub(crate) fn template_input<'a>(
         }
         annotations.remove(a::STATUS);
     }
+    if put_back(&mut pod_in, previous) {
+        keep_order(&mut pod_in, original);
+    }
+    Cow::Owned(pod_in)
+}
+
+/// Put remembered containers that are missing back where the user had them; whether there was any.
+fn put_back(pod_in: &mut Value, previous: &Overrides) -> bool {
+    let fields = ["containers", "initContainers"];
+    let mut present = fields.map(|field| {
+        pod::list(pod_in, field).iter().map(|item| pod::name_of(item).to_owned()).collect::<HashSet<_>>()
+    });
     let mut returned = false;
-    for (field, remembered) in
-        [("containers", &previous.containers), ("initContainers", &previous.init_containers)]
-    {
+    for (list, remembered) in [&previous.containers, &previous.init_containers].into_iter().enumerate() {
         for container in remembered {
+            let name = pod::name_of(container);
             // Upstream moves a sidecar that the user declared among the ordinary containers; it came from there.
-            let moved =
-                pod::name_of(container) == a::PROXY_CONTAINER && container.get("restartPolicy").is_none();
-            let field = if moved { "containers" } else { field };
-            if pod::find(pod::list(&pod_in, field), pod::name_of(container)).is_none() {
-                pod::list_mut(&mut pod_in, field).push(container.clone());
+            let moved = name == a::PROXY_CONTAINER && container.get("restartPolicy").is_none();
+            let list = if moved { 0 } else { list };
+            if present[list].insert(name.to_owned()) {
+                pod::list_mut(pod_in, fields[list]).push(container.clone());
                 returned = true;
             }
         }
     }
-    // What came back stands where it stands in the pod.
+    returned
+}
+
+/// What came back stands where it stands in the pod.
+fn keep_order(pod_in: &mut Value, original: &Value) {
     for field in ["containers", "initContainers"] {
-        if returned && !pod::list(&pod_in, field).is_empty() {
-            let order: Vec<&str> = pod::list(original, field).iter().map(pod::name_of).collect();
-            let rank = |item: &Value| {
-                order.iter().position(|name| *name == pod::name_of(item)).unwrap_or(order.len())
-            };
-            pod::list_mut(&mut pod_in, field).sort_by_key(rank);
+        if !pod::list(pod_in, field).is_empty() {
+            let order: HashMap<&str, usize> = pod::list(original, field)
+                .iter()
+                .enumerate()
+                .map(|(at, item)| (pod::name_of(item), at))
+                .collect();
+            let rank = |item: &Value| order.get(pod::name_of(item)).copied().unwrap_or(usize::MAX);
+            pod::list_mut(pod_in, field).sort_by_key(rank);
         }
     }
-    Cow::Owned(pod_in)
 }
 
 /// Merge what the user wrote for the template's containers over the result.
@@ -135,59 +155,60 @@ pub(crate) fn reapply(
     previous: &Overrides,
 ) -> Result<(), InjectError> {
     let status = Status::of(original).unwrap_or_default();
-    let mut remembered = Overrides::default();
-    for (field, before) in [("containers", &status.containers), ("initContainers", &status.init_containers)] {
-        let init = field == "initContainers";
+    let ordinary = pod::by_name(pod::containers(original));
+    let initial = pod::by_name(pod::init_containers(original));
+    let mut all = previous.clone();
+    let mut news = false;
+    for (field, before, known, all) in [
+        ("containers", &status.containers, &previous.containers, &mut all.containers),
+        ("initContainers", &status.init_containers, &previous.init_containers, &mut all.init_containers),
+    ] {
+        let known = pod::by_name(known);
+        let mut users = Vec::new();
         for container in pod::list(template, field) {
             let name = pod::name_of(container);
-            let from_annotation =
-                pod::find(if init { &previous.init_containers } else { &previous.containers }, name);
+            let from_annotation = known.get(name).copied();
             // What stands in the pod under the name of an earlier injection is the injector's own work.
             let from_pod = || {
-                if before.iter().any(|known| known == name) {
-                    return None;
-                }
-                let ordinary = pod::find(pod::containers(original), name);
-                if init {
-                    ordinary.or_else(|| pod::find(pod::init_containers(original), name))
-                } else {
-                    ordinary
-                }
+                let inits = initial.get(name).filter(|_| field == "initContainers");
+                ordinary.get(name).or(inits).copied().filter(|_| !before.contains(name))
             };
             let Some(user) = from_annotation.or_else(from_pod) else { continue };
             let mut user = user.clone();
             if user.get("image").and_then(Value::as_str) == Some("auto") {
                 pod::as_map(&mut user).remove("image");
             }
-            // A layout that changed since may have moved the injector's own container: not a thing to remember.
-            let own_work = [&status.containers, &status.init_containers]
-                .into_iter()
-                .flatten()
-                .any(|known| known == name);
-            if from_annotation.is_some() || !own_work {
-                let list = if init { &mut remembered.init_containers } else { &mut remembered.containers };
-                list.push(user.clone());
-            }
-            let mut partial = json!({"spec": {}});
-            partial["spec"][field] = json!([written(&user)]);
-            strategic::merge(merged, partial, Directives::Drop)?;
-        }
-    }
-    // What an earlier injection remembered stays; containers that appeared since join it.
-    let mut all = previous.clone();
-    let mut news = false;
-    for (known, found) in
-        [(&mut all.containers, remembered.containers), (&mut all.init_containers, remembered.init_containers)]
-    {
-        for container in found {
-            if pod::find(known, pod::name_of(&container)).is_none() {
-                known.push(container);
+            // What an earlier injection remembered stays; containers that appeared since join it. A layout that changed
+            // since may have moved the injector's own container: not a thing to remember.
+            if from_annotation.is_none() && !status.names(name) {
+                all.push(user.clone());
                 news = true;
             }
+            users.push(user);
         }
+        write_over(merged, field, &users)?;
     }
     if news {
         pod::meta_mut(merged, "annotations").insert(a::OVERRIDES.to_owned(), Value::String(all.render()));
+    }
+    Ok(())
+}
+
+/// Merge these containers into those of the same name.
+fn write_over(merged: &mut Value, field: &str, users: &[Value]) -> Result<(), InjectError> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    let mut users = users.iter().map(|user| (pod::name_of(user), user)).collect::<HashMap<_, _>>();
+    for container in pod::list_mut(merged, field) {
+        if let Some(user) = users.remove(pod::name_of(container)) {
+            strategic::merge(container, written(user), Directives::Drop).map_err(|error| match error {
+                InjectError::Merge { field: inside, message } => {
+                    InjectError::Merge { field: format!("spec.{field}.{inside}"), message }
+                }
+                other => other,
+            })?;
+        }
     }
     Ok(())
 }
@@ -209,8 +230,7 @@ fn written(container: &Value) -> Value {
 pub(crate) fn adjust_init_user(merged: &mut Value, original: &Value, previous: &Overrides, proxy_mode: &str) {
     let name = a::PROXY_CONTAINER;
     let status = Status::of(original).unwrap_or_default();
-    let own_work =
-        [&status.containers, &status.init_containers].into_iter().flatten().any(|known| known == name);
+    let own_work = status.names(name);
     let user_proxy = pod::find(&previous.containers, name)
         .or_else(|| pod::find(&previous.init_containers, name))
         .or_else(|| pod::sidecar(original).filter(|_| !own_work));

@@ -2,7 +2,7 @@
 //!
 //! Pods stay `serde_json::Value` throughout, so that fields this crate has never heard of survive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -271,6 +271,15 @@ pub(crate) fn name_of(item: &Value) -> &str {
 /// The item with that name.
 pub(crate) fn find<'a>(items: &'a [Value], name: &str) -> Option<&'a Value> {
     items.iter().find(|item| name_of(item) == name)
+}
+
+/// The items by name; of several with one name the first.
+pub(crate) fn by_name(items: &[Value]) -> HashMap<&str, &Value> {
+    let mut found = HashMap::with_capacity(items.len());
+    for item in items {
+        found.entry(name_of(item)).or_insert(item);
+    }
+    found
 }
 
 /// The sidecar, wherever it stands (ordinary containers first).

@@ -1,5 +1,7 @@
 //! AdmissionReview: bytes in, bytes out.
 
+mod envelope;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -80,6 +82,8 @@ const ROOM: usize = 512;
 
 /// Longest line of one warning; the API server cuts longer ones.
 const MAX_WARNING: usize = 240;
+/// Most bytes of all warnings of one answer; the API server passes on 4 KiB of all webhooks together.
+const MAX_WARNINGS: usize = 4096;
 
 impl Injector {
     /// Answer one admission review.
@@ -99,7 +103,11 @@ impl Injector {
         }
         let mut review = match json::parse(request.body) {
             Ok(review) => review,
-            Err(error) => return unreadable("", error),
+            Err(error) => {
+                let (review, uid) = envelope::read(request.body);
+                let (response, outcome) = refused(&uid, error);
+                return reply(&review, response, outcome);
+            }
         };
         let uid = at(&review, ["request", "uid"]).and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(asked) = review.get("request").filter(|asked| asked.is_object()) else {
@@ -257,9 +265,18 @@ fn unreadable(uid: &str, error: InjectError) -> HttpReply {
 }
 
 fn add_warnings(response: &mut Value, warnings: &[Warning]) {
-    if !warnings.is_empty() {
-        response["warnings"] =
-            warnings.iter().map(|warning| Value::String(shorten(&warning.to_string()))).collect();
+    let (mut room, mut shown) = (MAX_WARNINGS, Vec::new());
+    for (at, warning) in warnings.iter().enumerate() {
+        let text = shorten(&warning.to_string());
+        let Some(left) = room.checked_sub(text.len()) else {
+            shown.push(Value::String(format!("{} more warnings", warnings.len() - at)));
+            break;
+        };
+        room = left;
+        shown.push(Value::String(text));
+    }
+    if !shown.is_empty() {
+        response["warnings"] = Value::Array(shown);
     }
 }
 

@@ -90,6 +90,19 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Settings from what people call their values file: a document as [`Settings::from_installation`] takes it if it has
+    /// a field `values`, else chart values alone.
+    ///
+    /// # Errors
+    /// [`InjectError::Settings`] when a field has the wrong shape.
+    pub fn from_document(document: Value) -> Result<Self, InjectError> {
+        if document.get("values").is_some() {
+            Self::from_installation(&document)
+        } else {
+            Self::from_values(document)
+        }
+    }
+
     /// Settings from one document `{values, mesh_configmap, default_templates, custom_templates}`, the form in which
     /// rendered installations are usually kept. Templates that are Go text are kept by name and refused when a pod
     /// asks for them.

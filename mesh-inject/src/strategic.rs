@@ -3,7 +3,7 @@
 //! Objects merge key by key; `null` deletes; lists with a merge key merge item by item; every other list is replaced.
 //! What a template adds comes first, what only the user has follows, and what both have stays where the user put it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -154,31 +154,20 @@ fn list(
     for item in original.iter().chain(&patch) {
         key_of(item, key)?;
     }
+    let steps = plan(&original, &patch, key, |item| asks(item, "delete"));
     let mut slots: Vec<Option<Value>> = original.into_iter().map(Some).collect();
-    let holds =
-        |slot: &Option<Value>, item: &Value| slot.as_ref().and_then(|slot| slot.get(key)) == item.get(key);
     // (merged item, its place in the original list)
     let mut merged: Vec<(Value, Option<usize>)> = Vec::with_capacity(patch.len());
-    for item in patch {
-        if asks(&item, "delete") {
-            for slot in &mut slots {
-                if holds(slot, &item) {
-                    *slot = None;
-                }
-            }
-            continue;
-        }
-        let at = slots.iter().position(|slot| holds(slot, &item));
-        match at.and_then(|at| slots[at].take()) {
-            Some(mut existing) => {
+    for (item, step) in patch.into_iter().zip(steps) {
+        match step {
+            Step::Delete(places) => places.into_iter().for_each(|at| slots[at] = None),
+            Step::Meet(at) => {
+                let mut existing = slots[at].take().unwrap_or_default();
                 value(&mut existing, item, directives)?;
-                merged.push((existing, at));
+                merged.push((existing, Some(at)));
             }
-            // The same key a second time in the patch merges into the first.
-            None => match merged.iter_mut().find(|(done, _)| done.get(key) == item.get(key)) {
-                Some((done, _)) => value(done, item, directives)?,
-                None => merged.push((fresh_item(item, key, directives)?, None)),
-            },
+            Step::Again(first) => value(&mut merged[first].0, item, directives)?,
+            Step::New => merged.push((fresh_item(item, key, directives)?, None)),
         }
     }
     let mut rest = slots.into_iter().enumerate().filter_map(|(at, slot)| Some((at, slot?))).peekable();
@@ -194,6 +183,56 @@ fn list(
     result.extend(rest.map(|(_, item)| item));
     *base = Value::Array(result);
     Ok(())
+}
+
+/// What becomes of one item of a patch.
+enum Step {
+    /// The items at these places of the original go.
+    Delete(Vec<usize>),
+    /// It merges into the item at this place of the original.
+    Meet(usize),
+    /// It merges into what an earlier item of the patch became: the same key a second time.
+    Again(usize),
+    /// It is new.
+    New,
+}
+
+/// Pair the items of a patch with those of the original by their key, in one walk over both. Of several original items
+/// with one key each meets one item of the patch, in order.
+fn plan<'v>(
+    original: &'v [Value],
+    patch: &'v [Value],
+    key: &str,
+    deletes: impl Fn(&Value) -> bool,
+) -> Vec<Step> {
+    // First open place of a key, and for each place the next one with the same key.
+    let mut open: HashMap<Option<&Value>, usize> = HashMap::with_capacity(original.len());
+    let mut next: Vec<Option<usize>> = vec![None; original.len()];
+    for (at, item) in original.iter().enumerate().rev() {
+        next[at] = open.insert(item.get(key), at);
+    }
+    let mut done: HashMap<Option<&Value>, usize> = HashMap::new();
+    let mut results = 0;
+    let step = |item: &'v Value| {
+        let by = item.get(key);
+        if deletes(item) {
+            return Step::Delete(std::iter::successors(open.remove(&by), |at| next[*at]).collect());
+        }
+        let step = match (open.remove(&by), done.get(&by)) {
+            (Some(at), _) => {
+                if let Some(following) = next[at] {
+                    open.insert(by, following);
+                }
+                Step::Meet(at)
+            }
+            (None, Some(first)) => return Step::Again(*first),
+            (None, None) => Step::New,
+        };
+        done.entry(by).or_insert(results);
+        results += 1;
+        step
+    };
+    patch.iter().map(step).collect()
 }
 
 fn fresh_value(key: &str, mut value: Value, directives: Directives) -> Result<Value, Problem> {

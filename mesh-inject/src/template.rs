@@ -23,6 +23,9 @@ use crate::settings::Settings;
 use crate::values::Values;
 use crate::workload::Workload;
 
+pub(crate) use sidecar::cni;
+pub(crate) use sidecar::otel::asked as resource_attributes_asked;
+
 /// A template that the settings add to the built-in ones.
 #[derive(Clone)]
 pub struct Template(Kind);

@@ -1,6 +1,7 @@
 //! What a person should know about a pod that is injected all the same.
 
 mod ignored;
+mod security;
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use crate::json::at;
 use crate::pod;
 use crate::workload::Workload;
 
-pub(crate) use ignored::ignored_annotations;
+pub(crate) use ignored::{Used, ignored_annotations};
 
 /// Something that will probably surprise the owner of the pod. Shown by `kubectl` when the pod is created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,6 +68,17 @@ pub enum Warning {
         /// The level.
         level: String,
     },
+    /// Another injected container does not meet the Pod Security level that the namespace enforces.
+    PodSecurityOf {
+        /// The namespace.
+        namespace: String,
+        /// The level.
+        level: String,
+        /// Name of the container.
+        container: String,
+        /// What the level forbids about it.
+        problem: String,
+    },
     /// The resolver of the pod is not the cluster's, so names of services may not resolve.
     DnsPolicy {
         /// The policy.
@@ -80,6 +92,13 @@ pub enum Warning {
         probe: String,
         /// Name of the port.
         port: String,
+    },
+    /// There is no agent that could answer probes, so they go to the application itself.
+    ProbesLeftAlone {
+        /// Names of the containers.
+        containers: Vec<String>,
+        /// The status port that was asked for.
+        port: i64,
     },
     /// In the classic layout, init containers run before the sidecar: without a network that works through the mesh.
     InitContainersOutsideMesh {
@@ -119,6 +138,10 @@ impl fmt::Display for Warning {
                 "namespace {namespace} enforces Pod Security level {level}, which forbids the capabilities of {}; the pod will be rejected unless rules are written by a CNI plugin",
                 a::INIT_CONTAINER
             ),
+            Self::PodSecurityOf { namespace, level, container, problem } => write!(
+                f,
+                "namespace {namespace} enforces Pod Security level {level}, which container {container} does not meet ({problem}); the pod will be rejected"
+            ),
             Self::DnsPolicy { policy } => {
                 write!(
                     f,
@@ -131,6 +154,11 @@ impl fmt::Display for Warning {
                     "container {container}: {probe} names port {port:?}, which the container does not declare; it is not rewritten"
                 )
             }
+            Self::ProbesLeftAlone { containers, port } => write!(
+                f,
+                "the status port is {port}, where no agent answers: probes of {} are not rewritten and need a port that accepts plain traffic",
+                containers.join(", ")
+            ),
             Self::InitContainersOutsideMesh { containers } => write!(
                 f,
                 "init containers {} run before the sidecar and without the mesh; native sidecars avoid that",
@@ -140,10 +168,12 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Look at the original pod and the injected one for what will surprise people.
+/// Look at the original pod and the injected one for what will surprise people. `template`: the names of what the templates
+/// brought.
 pub(crate) fn inspect(
     original: &Value,
     merged: &Value,
+    template: &Value,
     namespace: &str,
     workload: &Workload,
     cluster: &Cluster,
@@ -176,16 +206,15 @@ pub(crate) fn inspect(
     }
     let level =
         cluster.namespaces.get(namespace).and_then(|object| pod::label(object, a::POD_SECURITY_ENFORCE));
-    if let Some(level @ ("restricted" | "baseline")) = level
-        && redirected
-    {
-        warnings.push(Warning::PodSecurity { namespace: namespace.to_owned(), level: level.to_owned() });
+    if let Some(level) = level {
+        security::warn(original, merged, template, (namespace, level), warnings);
     }
 }
 
 /// Containers of the application that run as the proxy's user.
 pub(crate) fn user_clashes(original: &Value) -> Vec<Warning> {
     let mut clashes = Vec::new();
+    let mut of_pod = false;
     let pod_user = at(original, ["spec", "securityContext", "runAsUser"]).and_then(Value::as_i64);
     for list in ["initContainers", "containers"] {
         for (i, container) in pod::list(original, list).iter().enumerate() {
@@ -194,16 +223,19 @@ pub(crate) fn user_clashes(original: &Value) -> Vec<Warning> {
                 continue;
             }
             let own = at(container, ["securityContext", "runAsUser"]).and_then(Value::as_i64);
-            if own.or(pod_user) == Some(a::PROXY_ID) {
-                let field = match own {
-                    Some(_) => format!("spec.{list}[{i}].securityContext.runAsUser"),
-                    None => "spec.securityContext.runAsUser".to_owned(),
-                };
-                let clash = Warning::ProxyUser { field, user: a::PROXY_ID };
-                if !clashes.contains(&clash) {
-                    clashes.push(clash);
-                }
+            if own.or(pod_user) != Some(a::PROXY_ID) {
+                continue;
             }
+            let field = match own {
+                Some(_) => format!("spec.{list}[{i}].securityContext.runAsUser"),
+                // Said once for all containers that inherit it.
+                None if of_pod => continue,
+                None => {
+                    of_pod = true;
+                    "spec.securityContext.runAsUser".to_owned()
+                }
+            };
+            clashes.push(Warning::ProxyUser { field, user: a::PROXY_ID });
         }
     }
     clashes

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::annotation::{INJECT, NAMESPACE_INJECTION, REVISION};
 use crate::decision::IGNORED_NAMESPACES;
 use crate::selector::{LabelSelector, Labels};
+use crate::settings::Settings;
 
 pub use check::{Finding, check};
 
@@ -60,6 +61,31 @@ impl Default for WebhookOptions {
 }
 
 impl WebhookOptions {
+    /// What an installation with these settings has: its own configuration and one for each tag of the values'
+    /// `revisionTags`. Read are also `sidecarInjectorWebhook.enableNamespacesByDefault` and `reinvocationPolicy`,
+    /// `istiodRemote.injectionURL` and `injectionPath`, and `global.istioNamespace`.
+    #[must_use]
+    pub fn of_settings(settings: &Settings) -> Vec<Self> {
+        let values = &settings.values;
+        let text = |pointer: &str| Some(text(values, pointer)).filter(|text| !text.is_empty());
+        let default = Self::default();
+        let own = Self {
+            revision: settings.revision.clone(),
+            namespace: text("/global/istioNamespace").unwrap_or(default.namespace.clone()),
+            enable_namespaces_by_default: values.pointer("/sidecarInjectorWebhook/enableNamespacesByDefault")
+                == Some(&Value::Bool(true)),
+            injection_url: text("/istiodRemote/injectionURL"),
+            path: text("/istiodRemote/injectionPath").unwrap_or(default.path.clone()),
+            reinvocation_policy: text("/sidecarInjectorWebhook/reinvocationPolicy")
+                .unwrap_or(default.reinvocation_policy.clone()),
+            ..default
+        };
+        let tags = values.get("revisionTags").and_then(Value::as_array).into_iter().flatten();
+        let tagged =
+            tags.filter_map(Value::as_str).map(|tag| Self { tag: Some(tag.to_owned()), ..own.clone() });
+        std::iter::once(own.clone()).chain(tagged).collect()
+    }
+
     /// Name of the object: `istio-sidecar-injector[-REVISION][-NAMESPACE]` or `istio-revision-tag-TAG[-NAMESPACE]`.
     #[must_use]
     pub fn object_name(&self) -> String {

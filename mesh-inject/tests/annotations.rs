@@ -232,6 +232,13 @@ fn annotations_of_the_sidecar() {
             json!(15999),
         ),
         (a::STATUS_PORT, "15999", |seen| seen.flag("-d").clone(), json!("15090,15021,15999")),
+        (
+            a::STATUS_PORT,
+            "0",
+            |seen| seen.app()["readinessProbe"]["httpGet"].clone(),
+            json!({"path": "/ok", "port": 8080}),
+        ),
+        (a::STATUS_PORT, "0", |seen| seen.env("ISTIO_KUBE_APP_PROBERS").clone(), json!(null)),
         (a::STATUS_PORT, "0", readiness, json!(null)),
         (a::STATUS_PORT, "0", |seen| seen.proxy()["startupProbe"].clone(), json!(null)),
         (a::READINESS_INITIAL_DELAY, "7", readiness, probe("initialDelaySeconds", 7)),
@@ -407,7 +414,6 @@ fn a_value_that_is_ignored_is_not_ignored_in_silence() {
         (a::NATIVE_SIDECAR, "yes", None, "it is read as \"true\""),
         (a::REWRITE_PROBES, "perhaps", None, "not a boolean"),
         (a::CAP_NET_BIND_SERVICE, "yes", None, "it is read as \"false\""),
-        (a::READINESS_PERIOD, "3", Some((a::STATUS_PORT, "0")), "the sidecar has no probes"),
         (a::KUBEVIRT_INTERFACES, "net1", Some((a::REROUTE_INTERFACES, "net2")), "wins"),
         (a::INCLUDE_OUTBOUND_PORTS, "http", None, "not a list of ports"),
         (
@@ -425,6 +431,22 @@ fn a_value_that_is_ignored_is_not_ignored_in_silence() {
         (a::SCRAPE_TARGETS, "9001,:/x", None, "the whole list is ignored"),
         (a::STATUS, "{", None, "taken as not injected yet"),
         (a::PROXY_CONFIG, "concurency: 2", None, "not a field of ProxyConfig"),
+        (a::PROXY_IMAGE_TYPE, "debug", Some((a::PROXY_IMAGE, "h/own:1")), "names a full image and wins"),
+        (a::DATADOG_ENV, "{}", None, "tracer is not datadog"),
+        (a::OTEL_NAMESPACE, "x", None, "no extension provider"),
+        (a::OTEL_VERSION, "x", None, "no extension provider"),
+        (a::OTEL_INSTANCE, "x", None, "no extension provider"),
+        (a::PROXY_CPU, "1", Some((a::TEMPLATES, "gateway")), "do not read it"),
+        (a::PROXY_MEMORY, "1Gi", Some((a::TEMPLATES, "gateway")), "do not read it"),
+        (a::PROXY_CPU_LIMIT, "1", Some((a::TEMPLATES, "gateway")), "do not read it"),
+        (a::PROXY_MEMORY_LIMIT, "1Gi", Some((a::TEMPLATES, "gateway")), "do not read it"),
+        (a::READINESS_INITIAL_DELAY, "1", Some((a::TEMPLATES, "gateway")), "do not read it"),
+        (a::READINESS_PERIOD, "1", Some((a::TEMPLATES, "gateway")), "do not read it"),
+        (a::READINESS_FAILURES, "1", Some((a::TEMPLATES, "gateway")), "do not read it"),
+        (a::USER_VOLUME, "{}", Some((a::TEMPLATES, "gateway")), "do not read it"),
+        (a::USER_VOLUME_MOUNT, "{}", Some((a::TEMPLATES, "grpc-agent")), "do not read it"),
+        (a::CAP_NET_BIND_SERVICE, "true", Some((a::TEMPLATES, "gateway")), "do not read it"),
+        (a::NATIVE_SIDECAR, "true", Some((a::TEMPLATES, "grpc-agent")), "do not read it"),
     ] {
         let mut pod = pod();
         pod["metadata"]["annotations"][key] = json!(value);
@@ -436,8 +458,43 @@ fn a_value_that_is_ignored_is_not_ignored_in_silence() {
         assert_eq!(warnings.len(), 1, "{key}={value}: {warnings:?}");
         assert!(warnings[0].contains(key) && warnings[0].contains(expected), "{warnings:?}");
     }
+    let mut no_agent = pod();
+    no_agent["metadata"]["annotations"] = json!({a::READINESS_PERIOD: "3", a::STATUS_PORT: "0"});
+    let warnings: Vec<String> =
+        inject(plain(), &no_agent).0.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].contains("status port is 0") && warnings[0].contains("probes of app"),
+        "{warnings:?}"
+    );
+    assert!(warnings[1].contains("the sidecar has no probes"), "{warnings:?}");
     let warnings = with_annotation(multus(), a::CNI_NETWORKS, "[{]").0.warnings;
     assert!(warnings.iter().any(|warning| warning.to_string().contains("not a JSON list")), "{warnings:?}");
+}
+
+/// A template reads what the warning says that it does not: for each annotation that one template reads and another does
+/// not, the outcome changes with the value under the first one only.
+#[test]
+fn what_a_template_does_not_read_changes_nothing() {
+    for (key, value) in [
+        (a::PROXY_CPU, "1"),
+        (a::READINESS_PERIOD, "77"),
+        (a::USER_VOLUME, r#"{"own":{"emptyDir":{}}}"#),
+        (a::USER_VOLUME_MOUNT, r#"{"own":{"mountPath":"/own"}}"#),
+        (a::CAP_NET_BIND_SERVICE, "true"),
+        (a::NATIVE_SIDECAR, "false"),
+    ] {
+        for template in ["sidecar", "gateway", "grpc-agent"] {
+            let mut without = pod();
+            without["metadata"]["annotations"][a::TEMPLATES] = json!(template);
+            let mut with = without.clone();
+            with["metadata"]["annotations"][key] = json!(value);
+            let (mut seen, plain) = (inject(plain(), &with), inject(plain(), &without).0.pod);
+            let warned = seen.0.warnings.iter().any(|warning| warning.to_string().contains("do not read it"));
+            seen.0.pod["metadata"]["annotations"].as_object_mut().expect("a map").remove(key);
+            assert_eq!(warned, seen.0.pod == plain, "{key} under {template}");
+        }
+    }
 }
 
 /// A second look at a pod must not find fault with what the first one wrote.

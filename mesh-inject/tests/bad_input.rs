@@ -14,13 +14,26 @@ fn answer(injector: &Injector, body: &[u8]) -> (Outcome, Value) {
     (reply.outcome, serde_json::from_slice(&reply.body).expect("an answer is JSON"))
 }
 
-/// Refused, with an error of that kind whose message holds every expected text; and no patch beside it.
+/// Refused, with an error of that kind whose message holds every expected text; and no patch beside it. The answer is to
+/// the question with uid `u`.
 fn refused(injector: &Injector, body: &[u8], what: &str, reason: &str, expected: &[&str]) -> InjectError {
+    refused_to("u", injector, body, what, reason, expected)
+}
+
+fn refused_to(
+    uid: &str,
+    injector: &Injector,
+    body: &[u8],
+    what: &str,
+    reason: &str,
+    expected: &[&str],
+) -> InjectError {
     let (outcome, answer) = answer(injector, body);
     let Outcome::Refused(error) = outcome else { panic!("{what}: {outcome:?}") };
     assert_eq!(error.reason(), reason, "{what}: {error}");
     let response = &answer["response"];
     assert_eq!(response["allowed"], false, "{what}");
+    assert_eq!(response["uid"], uid, "{what}");
     assert!(response.get("patch").is_none() && response.get("patchType").is_none(), "{what}: half a patch");
     let message = response["status"]["message"].as_str().expect("a refusal has a message");
     assert_eq!(message, error.to_string(), "{what}");
@@ -74,7 +87,9 @@ fn hostile_json() {
         ("no object", br#"{"request":{"uid":"u"}}"#.to_vec(), &["`request.object` is not a pod"]),
         ("a list for a pod", review("[]"), &["`request.object` is not a pod"]),
     ] {
-        refused(&plain(), &body, what, "document", expected);
+        // Where the bytes say who asks, the answer says so too.
+        let uid = if String::from_utf8_lossy(&body).contains(r#""uid":"u""#) { "u" } else { "" };
+        refused_to(uid, &plain(), &body, what, "document", expected);
     }
 }
 

@@ -8,11 +8,12 @@ use mesh_inject::{
 use serde_json::{Value, json};
 
 /// For each row, what its first column begins with, and the check.
-const ROWS: [(&str, fn()); 11] = [
+const ROWS: [(&str, fn()); 12] = [
     ("a second template that patches `istio-proxy`", second_template),
     ("re-injection of a pod whose owner overrode injected containers", overrides_survive),
     ("re-injection with a known cluster or network", environment_keeps_its_place),
     ("a probe that names an undeclared port", undeclared_port),
+    ("a status port of 0", no_status_port),
     ("a volume of the user's with an injected name", volume_with_two_sources),
     ("templates in Go text", go_text),
     ("list items that are new in front of old ones", one_operation_per_item),
@@ -100,6 +101,18 @@ fn undeclared_port() {
         .expect("a good pod");
     assert_eq!(injected.pod["spec"]["containers"][0]["livenessProbe"], probe);
     let warned = injected.warnings.iter().any(|warning| warning.to_string().contains("\"nowhere\""));
+    assert!(warned, "{:?}", injected.warnings);
+}
+
+fn no_status_port() {
+    let probe = json!({"httpGet": {"path": "/", "port": 80}});
+    let pod = json!({"metadata": {"annotations": {"status.sidecar.istio.io/port": "0"}},
+        "spec": {"containers": [{"name": "app", "livenessProbe": probe}]}});
+    let injected = injector(Settings::default())
+        .inject(&Request::new(&pod, "shop", &Cluster::default()))
+        .expect("a good pod");
+    assert_eq!(injected.pod["spec"]["containers"][0]["livenessProbe"], probe);
+    let warned = injected.warnings.iter().any(|warning| warning.to_string().contains("probes of app"));
     assert!(warned, "{:?}", injected.warnings);
 }
 

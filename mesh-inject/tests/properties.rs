@@ -214,6 +214,8 @@ proptest! {
         let injector = injector(native, cni);
         let merged = inject(&injector, &pod).unwrap();
         prop_assert_eq!(&diff(&pod, &merged).apply(&pod).unwrap(), &merged);
+        // The types know any integer; the API server knows ports.
+        prop_assert_eq!(bad_ports(&merged["spec"], ""), Vec::<String>::new());
         let mut known = merged;
         let read: k8s_openapi::api::core::v1::Pod = serde_json::from_value(known.clone()).unwrap();
         let written = serde_json::to_value(&read).unwrap();
@@ -223,11 +225,37 @@ proptest! {
     }
 
     #[test]
-    fn plain_pods_come_back(pod in pods(), native: bool) {
-        let pod = plain(pod);
-        let (injected, _) = inject_document(&injector(native, false), &Cluster::default(), &pod).unwrap();
+    fn pods_come_back_but_for_what_is_said(
+        pod in pods(), native: bool, cni: bool, pull: bool,
+        template in prop::sample::select(vec!["sidecar", "gateway", "grpc-agent", "grpc-simple"]),
+    ) {
+        let mut pod = plain(pod);
+        pod["metadata"]["annotations"]["inject.istio.io/templates"] = json!(template);
+        if pull {
+            pod["spec"]["imagePullSecrets"] = json!([{"name": "own"}, {"name": "pull"}]);
+        }
+        let (injected, _) = inject_document(&injector(native, cni), &Cluster::default(), &pod).unwrap();
         let back = uninject(&injected).unwrap();
-        prop_assert_eq!(without_empty(&back.document), without_empty(&pod));
+        let warnings = back.warnings.join("\n");
+        let mut document = back.document;
+        let mut expected = pod;
+        // Each difference is one that a warning names.
+        if pull && template != "grpc-simple" {
+            prop_assert!(warnings.contains("pull secrets removed") && warnings.contains("pull"), "{}", warnings);
+            expected["spec"]["imagePullSecrets"] = json!([{"name": "own"}]);
+        }
+        if template == "gateway" {
+            prop_assert!(warnings.contains("spec.securityContext is left"), "{}", warnings);
+            document["spec"].as_object_mut().unwrap().remove("securityContext");
+        }
+        let annotations = document["metadata"]["annotations"].as_object_mut().unwrap();
+        for key in annotations.keys().cloned().collect::<Vec<_>>() {
+            if expected["metadata"]["annotations"].get(&key).is_none() {
+                prop_assert!(warnings.contains(&key), "{} stays and {}", key, warnings);
+                annotations.remove(&key);
+            }
+        }
+        prop_assert_eq!(without_empty(&document), without_empty(&expected));
     }
 
     #[test]
@@ -256,10 +284,7 @@ fn plain(mut pod: Value) -> Value {
     pod["metadata"]["annotations"] = json!({"example.com/own": "kept"});
     pod["metadata"]["labels"].as_object_mut().map(|map| map.remove("topology.istio.io/network"));
     let spec = &mut pod["spec"];
-    for field in ["containers", "volumes"] {
-        let items = spec[field].as_array_mut().expect("a list");
-        items.retain(|item| !["istio-proxy", "workload-socket"].contains(&name(item)));
-    }
+    spec["containers"].as_array_mut().expect("a list").retain(|item| name(item) != "istio-proxy");
     for field in ["containers", "initContainers"] {
         for container in spec[field].as_array_mut().expect("a list") {
             container.as_object_mut().map(|map| map.remove("ports"));
@@ -274,6 +299,28 @@ fn plain(mut pod: Value) -> Value {
         }
     }
     pod
+}
+
+/// Places of numbers for ports outside of 1 to 65535.
+fn bad_ports(value: &Value, place: &str) -> Vec<String> {
+    let port = |key: &str| ["port", "containerPort"].contains(&key);
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, value)| match value {
+                Value::Number(number)
+                    if port(key) && !number.as_i64().is_some_and(|n| (1..=65535).contains(&n)) =>
+                {
+                    vec![format!("{place}.{key}: {number}")]
+                }
+                value => bad_ports(value, &format!("{place}.{key}")),
+            })
+            .collect(),
+        Value::Array(items) => {
+            items.iter().enumerate().flat_map(|(i, item)| bad_ports(item, &format!("{place}[{i}]"))).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn remove_unknown(value: &mut Value) {

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use clap::Parser;
 
 use crate::model::MeshSettings;
 use crate::resources::GoDuration;
-use crate::serve::{Config, TokenConfig};
+use crate::serve::{Config, InjectorConfig, TokenConfig};
 
 /// Default lifetime of the server certificate.
 const SERVER_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -62,6 +63,15 @@ pub struct Args {
     /// DNS suffix of services.
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     domain: String,
+    /// Values of the injection: chart values, or `{values, mesh_configmap, default_templates}` (YAML or JSON).
+    #[arg(long, value_name = "FILE")]
+    injector_values: Option<PathBuf>,
+    /// MeshConfig for injected proxies, merged over the defaults (YAML or JSON).
+    #[arg(long, value_name = "FILE")]
+    mesh_config: Option<PathBuf>,
+    /// Revision of this control plane: what namespaces and pods select it by.
+    #[arg(long, value_name = "NAME", value_parser = revision)]
+    revision: Option<String>,
     /// Name in the server certificate. Repeatable; default istiod's names in the root namespace.
     #[arg(long, value_name = "NAME")]
     dns_name: Vec<String>,
@@ -80,6 +90,27 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A revision is part of names of services and values of labels.
+fn revision(text: &str) -> Result<String, String> {
+    let fine = (1..=56).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if fine {
+        Ok(text.to_owned())
+    } else {
+        Err("expected lower-case letters, digits and inner '-', at most 56".to_owned())
+    }
+}
+
+/// istiod's environment, as far as the injector honours it.
+fn environment() -> BTreeMap<String, String> {
+    ["PLATFORM", "COMPLIANCE_POLICY", "ENABLE_NATIVE_SIDECARS"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+        .collect()
+}
+
 impl From<Args> for Config {
     fn from(args: Args) -> Self {
         let mesh = MeshSettings {
@@ -93,6 +124,12 @@ impl From<Args> for Config {
             audience: args.audience,
         });
         let dns_names = if args.dns_name.is_empty() { Self::default_dns_names(&mesh) } else { args.dns_name };
+        let injector = InjectorConfig {
+            values: args.injector_values,
+            mesh_config: args.mesh_config,
+            revision: args.revision,
+            environment: environment(),
+        };
         Self {
             config_dirs: args.config_dir,
             status_dirs: args.status_dir,
@@ -105,6 +142,7 @@ impl From<Args> for Config {
             monitoring_port: args.monitoring_port,
             plaintext_port: args.plaintext_port,
             mesh,
+            injector,
             dns_names,
             workload_ttl: args.workload_ttl,
             server_ttl: SERVER_TTL,

@@ -56,7 +56,7 @@ pub struct Age {
 }
 
 impl Age {
-    fn of(meta: &Metadata, origin: &Origin, namespace: &str, name: &str) -> Self {
+    pub(crate) fn of(meta: &Metadata, origin: &Origin, namespace: &str, name: &str) -> Self {
         // "~" sorts after every time stamp: objects without one are younger than those with one.
         let created = meta.creation_timestamp.clone().unwrap_or_else(|| "~".to_owned());
         Self { created, origin: origin.clone(), name: (namespace.to_owned(), name.to_owned()) }

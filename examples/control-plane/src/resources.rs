@@ -7,6 +7,7 @@
 mod core;
 mod destination_rule;
 mod meta;
+mod proxy_config;
 mod scalar;
 mod security;
 mod service_entry;
@@ -17,8 +18,8 @@ mod yaml;
 
 pub use self::core::{
     Condition, Container, ContainerPort, EndpointAddress, EndpointPort, EndpointSlice, EndpointSliceEndpoint,
-    EndpointSubset, Endpoints, IntOrString, Pod, PodIp, PodSpec, PodStatus, Service, ServicePort,
-    ServiceSpec,
+    EndpointSubset, Endpoints, IntOrString, Node, NodeInfo, NodeStatus, Pod, PodIp, PodSpec, PodStatus,
+    Service, ServicePort, ServiceSpec,
 };
 pub use destination_rule::{
     ConnectionPool, ConsistentHash, DestinationRule, HttpCookie, HttpPool, LoadBalancer, Maglev,
@@ -26,6 +27,7 @@ pub use destination_rule::{
     TlsMode, TlsSettings, TrafficPolicy, Warmup,
 };
 pub use meta::{Kind, Metadata, ObjectKey, Origin, ResourceError};
+pub use proxy_config::{ProxyConfig, ProxyImage};
 pub(crate) use scalar::subset_of as scalar_subset;
 pub use scalar::{GoDuration, LabelSelector};
 pub use security::{
@@ -77,6 +79,8 @@ pub enum Spec {
     Pod(Arc<Pod>),
     /// `v1/Endpoints`.
     Endpoints(Arc<Endpoints>),
+    /// `v1/Node`.
+    Node(Arc<Node>),
     /// `discovery.k8s.io/v1/EndpointSlice`.
     EndpointSlice(Arc<EndpointSlice>),
     /// `networking.istio.io/VirtualService`.
@@ -89,6 +93,8 @@ pub enum Spec {
     WorkloadEntry(Arc<WorkloadEntry>),
     /// `networking.istio.io/Sidecar`.
     Sidecar(Arc<Sidecar>),
+    /// `networking.istio.io/ProxyConfig`.
+    ProxyConfig(Arc<ProxyConfig>),
     /// `security.istio.io/PeerAuthentication`.
     PeerAuthentication(Arc<PeerAuthentication>),
     /// `security.istio.io/AuthorizationPolicy`.

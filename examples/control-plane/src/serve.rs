@@ -8,6 +8,8 @@ mod debug;
 mod error;
 mod http;
 mod inject;
+mod injection_metrics;
+mod injector;
 mod monitor;
 mod node;
 mod publish;
@@ -21,13 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::ServeError;
+pub use injector::InjectorConfig;
 
 use mesh_identity::auth::{
     Authenticators, ClientCertificateAuthenticator, JwksTokenVerifier, ServiceAccountAuthenticator,
 };
 use mesh_identity::grpc::{IncomingOptions, tls_incoming};
 use mesh_identity::istio_ca::IstioCaServer;
-use mesh_identity::{ServerTls, TrustDomain, WallClock};
+use mesh_identity::{Identity, ServerTls, TrustDomain, WallClock};
 use mesh_xds::server::{AdsServer, ServerConfig, SnapshotCache, StreamRules};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -67,6 +70,8 @@ pub struct Config {
     pub plaintext_port: Option<u16>,
     /// Trust domain, root namespace and DNS suffix.
     pub mesh: MeshSettings,
+    /// What the injection webhook is told beside that.
+    pub injector: InjectorConfig,
     /// Names in the server certificate.
     pub dns_names: Vec<String>,
     /// Lifetime of workload certificates that ask for none.
@@ -91,18 +96,21 @@ pub struct TokenConfig {
 impl Config {
     /// Names under which workloads of a mesh with this root namespace and DNS suffix reach the control plane.
     pub fn default_dns_names(mesh: &MeshSettings) -> Vec<String> {
-        let namespace = &mesh.root_namespace;
-        let mut names = vec![
-            format!("istiod.{namespace}.svc"),
-            format!("istiod.{namespace}"),
-            format!("istiod.{namespace}.svc.{}", mesh.domain),
-            "istiod".to_owned(),
-            "istio-pilot.istio-system.svc".to_owned(),
-            "localhost".to_owned(),
-        ];
-        names.dedup();
+        let mut names = service_names("istiod", mesh);
+        names.extend(["istio-pilot.istio-system.svc".to_owned(), "localhost".to_owned()]);
         names
     }
+}
+
+/// Every name of a service of the root namespace.
+fn service_names(service: &str, mesh: &MeshSettings) -> Vec<String> {
+    let namespace = &mesh.root_namespace;
+    vec![
+        format!("{service}.{namespace}.svc"),
+        format!("{service}.{namespace}"),
+        format!("{service}.{namespace}.svc.{}", mesh.domain),
+        service.to_owned(),
+    ]
 }
 
 /// Where a running control plane listens.
@@ -136,6 +144,8 @@ pub(crate) struct Shared {
     pub(crate) state: watch::Receiver<Arc<State>>,
     pub(crate) mesh: push::MeshSource,
     pub(crate) authenticators: Authenticators,
+    /// The server's own.
+    pub(crate) identity: Identity,
     pub(crate) metrics: monitor::Metrics,
 }
 
@@ -143,8 +153,16 @@ impl ControlPlane {
     /// Starts everything; returns once every port is bound and the first translation is done.
     ///
     /// # Errors
-    /// A CA that cannot be loaded or stored, keys that cannot be read, a port that cannot be bound.
-    pub async fn start(config: Config) -> Result<Self, ServeError> {
+    /// A CA that cannot be loaded or stored, keys or settings that cannot be read, a port that cannot be bound.
+    pub async fn start(mut config: Config) -> Result<Self, ServeError> {
+        let settings = injector::settings(&config)?;
+        if !settings.revision.is_empty() {
+            // The service that the webhook configuration and the sidecars name.
+            let names = service_names(&format!("istiod-{}", settings.revision), &config.mesh);
+            let missing =
+                names.into_iter().filter(|name| !config.dns_names.contains(name)).collect::<Vec<_>>();
+            config.dns_names.extend(missing);
+        }
         let clock = WallClock::system();
         let trust_domain = TrustDomain::parse_kubernetes(&config.mesh.trust_domain)
             .map_err(|error| ServeError::config("--trust-domain", &config.mesh.trust_domain, error))?;
@@ -175,6 +193,7 @@ impl ControlPlane {
             state: state.clone(),
             mesh: mesh.clone(),
             authenticators: authenticators.clone(),
+            identity: trust.identity(),
             metrics: metrics.clone(),
         });
         let (stopping, stop) = watch::channel(false);
@@ -223,7 +242,8 @@ impl ControlPlane {
                 }
             });
         }
-        let injector = inject::Webhook::new(&shared)?;
+        let webhooks = mesh_inject::WebhookOptions::of_settings(&settings);
+        let injector = inject::Webhook::new(&shared, settings)?;
         let tls = ServerTls::without_client_certificate(trust.identity()).alpn(["h2", "http/1.1"]).build()?;
         servers.spawn(http::serve_tls(webhook, tls, injector, stop.clone()));
 
@@ -231,7 +251,7 @@ impl ControlPlane {
         background.spawn(trust.clone().renew());
         background.spawn(revoked.follow(trust::LOOK));
         if let Some(dir) = &config.publish_dir {
-            let publisher = publish::Publisher::new(dir.clone(), trust.ca(), mesh, &config.mesh);
+            let publisher = publish::Publisher::new(dir.clone(), trust.ca(), mesh, &config.mesh, webhooks);
             publisher.write().await?;
             background.spawn(publisher.follow());
         }

@@ -18,7 +18,7 @@ pub(crate) struct SettingsArguments {
     /// MeshConfig, merged over the defaults (YAML or JSON).
     #[arg(long, value_name = "FILE")]
     mesh_config: Option<PathBuf>,
-    /// Namespace objects: OpenShift's ranges, the Pod Security level, labels.
+    /// Namespace objects (OpenShift's ranges, the Pod Security level, labels), Nodes (kubelets' versions), ProxyConfigs.
     #[arg(long, value_name = "FILE")]
     namespace_file: Option<PathBuf>,
     /// Revision written on injected pods.
@@ -36,12 +36,7 @@ impl SettingsArguments {
             None => Settings::default(),
             Some(path) => {
                 let document = documents::read_one(path)?;
-                let read = if document.get("values").is_some() {
-                    Settings::from_installation(&document)
-                } else {
-                    Settings::from_values(document)
-                };
-                read.with_context(|| path.display().to_string())?
+                Settings::from_document(document).with_context(|| path.display().to_string())?
             }
         };
         if let Some(path) = &self.mesh_config {
@@ -79,6 +74,7 @@ impl SettingsArguments {
         for object in objects.iter().chain(&more) {
             match object.get("kind").and_then(Value::as_str) {
                 Some("Namespace") => cluster.add_namespace(object.clone()),
+                Some("Node") => cluster.add_node(object),
                 Some("ProxyConfig") => cluster.proxy_configs.push(object.clone()),
                 _ => {}
             }

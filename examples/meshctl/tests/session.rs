@@ -138,6 +138,21 @@ fn the_environment_of_istiod_and_the_namespaces_file() {
     assert_eq!(openshift["securityContext"]["runAsUser"], 1_000_629_999);
     let compliant = proxy(&[], &[("COMPLIANCE_POLICY", "fips-140-3")])["env"].to_string();
     assert!(compliant.contains("fips-140-3") && compliant.contains("fips140=only"), "{compliant}");
+    // So does a node that is too old for native sidecars; `auto` asks them.
+    let nodes = folder.path().join("nodes.yaml");
+    let old = |version: &str| {
+        format!("{{kind: Node, metadata: {{name: n}}, status: {{nodeInfo: {{kubeletVersion: {version}}}}}}}")
+    };
+    for (version, native) in [("v1.31.2", false), ("v1.33.0", true)] {
+        std::fs::write(&nodes, old(version)).unwrap();
+        let output = meshctl(
+            &["inject", "-f", "-", "-o", "json", "--namespace-file", nodes.to_str().unwrap()],
+            SHOP,
+            &[],
+        );
+        let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(init_names(&list["items"][2]).contains(&"istio-proxy"), native, "{version}");
+    }
     // A flag wins over the environment.
     assert_eq!(proxy(&[], &[("ENABLE_NATIVE_SIDECARS", "false")])["name"], "istio-proxy");
 }

@@ -1,6 +1,6 @@
 //! The last look: a pod that Kubernetes would reject because of us is refused here, with the field's name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
@@ -30,11 +30,16 @@ pub(super) fn check(original: &Value, merged: &Value, foreign: bool) -> Result<(
             }
         }
     }
+    // The user's own volumes by name: how many, and whether the first has one source at most.
+    let mut own: HashMap<&str, (usize, bool)> = HashMap::new();
+    for volume in pod::list(original, "volumes") {
+        own.entry(pod::name_of(volume)).or_insert_with(|| (0, sources(volume) <= 1)).0 += 1;
+    }
+    let mut names = BTreeSet::new();
     for (i, volume) in pod::list(merged, "volumes").iter().enumerate() {
         let name = pod::name_of(volume);
-        if sources(volume) > 1
-            && pod::find(pod::list(original, "volumes"), name).is_none_or(|v| sources(v) <= 1)
-        {
+        let (count, fine) = own.get(name).copied().unwrap_or((0, true));
+        if sources(volume) > 1 && fine {
             return Err(InjectError::Refused {
                 field: format!("spec.volumes[{i}]"),
                 message: format!(
@@ -42,12 +47,7 @@ pub(super) fn check(original: &Value, merged: &Value, foreign: bool) -> Result<(
                 ),
             });
         }
-    }
-    let mut names = BTreeSet::new();
-    for (i, volume) in pod::list(merged, "volumes").iter().enumerate() {
-        let name = pod::name_of(volume);
-        let own = pod::list(original, "volumes").iter().filter(|v| pod::name_of(v) == name).count();
-        if !names.insert(name) && own < 2 {
+        if !names.insert(name) && count < 2 {
             return Err(InjectError::Refused {
                 field: format!("spec.volumes[{i}].name"),
                 message: format!("volume {name:?} would exist twice"),

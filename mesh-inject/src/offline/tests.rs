@@ -218,6 +218,46 @@ fn what_does_not_come_back_is_said() {
     assert!(back["spec"]["securityContext"].is_object());
     assert!(warnings.contains("spec.securityContext is left"), "{warnings}");
 
+    // A volume of the user's under an injected name: the one with a source of its own comes back exactly, the other one is
+    // left because something mounts it.
+    let mut volumes = pod();
+    volumes["spec"]["volumes"] =
+        json!([{"name": "workload-socket", "csi": {"driver": "d"}}, {"name": "istio-data", "emptyDir": {}}]);
+    volumes["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "workload-socket", "mountPath": "/run/s"},
+        {"name": "istio-data", "mountPath": "/d"}]);
+    let (back, warnings) = taken_back(&volumes);
+    assert_eq!(back, volumes);
+    assert!(
+        warnings.contains("volume istio-data is left") && !warnings.contains("workload-socket"),
+        "{warnings}"
+    );
+
+    let mut agent = pod();
+    agent["metadata"]["annotations"][a::TEMPLATES] = json!("grpc-agent");
+    let (back, warnings) = taken_back(&agent);
+    assert_eq!(back, agent);
+    assert!(warnings.contains(a::REWRITE_PROBES), "{warnings}");
+
+    let values = json!({"pilot": {"cni": {"enabled": true, "provider": "multus"}}});
+    let with_cni = Injector::new(Settings { values, ..Settings::default() }).unwrap();
+    let mut networks = pod();
+    networks["metadata"]["annotations"][a::CNI_NETWORKS] = json!("own/net");
+    let (injected, _) = inject_document(&with_cni, &Cluster::default(), &networks).unwrap();
+    let back = uninject(&injected).unwrap();
+    assert_eq!(back.document["metadata"]["annotations"][a::CNI_NETWORKS], "own/net");
+    assert_eq!(back.document["metadata"]["annotations"][a::INTERCEPTION_MODE], "REDIRECT");
+    let warnings = back.warnings.join("\n");
+    assert!(warnings.contains(a::INTERCEPTION_MODE) && warnings.contains("network istio-cni"), "{warnings}");
+
+    let mut declared = pod();
+    declared["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "istio-proxy", "image": "auto"}));
+    let (back, warnings) = taken_back(&declared);
+    assert_eq!(back["spec"]["containers"][1], json!({"name": "istio-proxy"}));
+    assert!(warnings.contains("istio-proxy has no image"), "{warnings}");
+
     let mut unreadable = pod();
     unreadable["metadata"]["annotations"][a::STATUS] = json!("{");
     let result = uninject(&unreadable).unwrap();

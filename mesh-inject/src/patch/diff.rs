@@ -1,5 +1,7 @@
 //! The smallest patch we can find cheaply.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -7,9 +9,9 @@ use super::pointer::{Pointer, push_escaped};
 use super::{Operation, Patch};
 use crate::json;
 
-/// Largest table of the longest-common-subsequence search (cells). Beyond it lists are compared index by index, which
-/// is always right and only less small.
-const MAX_TABLE: usize = 4_000_000;
+/// Largest table of the longest-common-subsequence search (cells). Beyond it lists without keys are compared index by
+/// index, which is always right and only less small.
+const MAX_TABLE: usize = 250_000;
 
 /// Room for the text of a usual patch, in bytes.
 const USUAL_TEXT: usize = 8 << 10;
@@ -178,6 +180,63 @@ enum Step {
 }
 
 fn align(old: &[Value], new: &[Value], pairing: Pairing) -> Vec<Step> {
+    match pairing {
+        Pairing::Key(key) => align_by_key(old, new, key),
+        Pairing::Equal => merge_replacements(align_by_table(old, new), old.len()),
+    }
+}
+
+/// The longest run of pairs that stand in the same order in both lists; what is not in it goes or comes.
+fn align_by_key(old: &[Value], new: &[Value], key: &str) -> Vec<Step> {
+    // Of several items with one key, the first of one list is paired with the first of the other.
+    let mut open: HashMap<Option<&Value>, usize> = HashMap::with_capacity(old.len());
+    let mut next: Vec<Option<usize>> = vec![None; old.len()];
+    for (i, item) in old.iter().enumerate().rev() {
+        next[i] = open.insert(item.get(key), i);
+    }
+    let mut pairs = Vec::new();
+    for (j, item) in new.iter().enumerate() {
+        if let Some(i) = open.remove(&item.get(key)) {
+            if let Some(following) = next[i] {
+                open.insert(item.get(key), following);
+            }
+            pairs.push((i, j));
+        }
+    }
+    let mut steps = Vec::with_capacity(old.len().max(new.len()));
+    let (mut i, mut j) = (0, 0);
+    for (old_place, new_place) in longest_rising(&pairs).into_iter().chain([(old.len(), new.len())]) {
+        steps.extend((i..old_place).map(|_| Step::Drop));
+        steps.extend((j..new_place).map(Step::Put));
+        if old_place < old.len() {
+            steps.push(Step::Keep(old_place, new_place));
+        }
+        (i, j) = (old_place + 1, new_place + 1);
+    }
+    steps
+}
+
+/// A longest subsequence of the pairs whose first numbers rise; their second numbers do already.
+fn longest_rising(pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
+    // ends[n]: the pair with the smallest first number in which a rising run of n + 1 pairs can end.
+    let mut ends: Vec<usize> = Vec::new();
+    let mut before: Vec<Option<usize>> = Vec::with_capacity(pairs.len());
+    for (at, (first, _)) in pairs.iter().enumerate() {
+        let length = ends.partition_point(|end| pairs[*end].0 < *first);
+        before.push(length.checked_sub(1).map(|shorter| ends[shorter]));
+        if length == ends.len() {
+            ends.push(at);
+        } else {
+            ends[length] = at;
+        }
+    }
+    let mut run: Vec<_> =
+        std::iter::successors(ends.last().copied(), |at| before[*at]).map(|at| pairs[at]).collect();
+    run.reverse();
+    run
+}
+
+fn align_by_table(old: &[Value], new: &[Value]) -> Vec<Step> {
     let width = new.len() + 1;
     if old.is_empty() || new.is_empty() || (old.len() + 1).saturating_mul(width) > MAX_TABLE {
         let shared = old.len().min(new.len());
@@ -190,7 +249,7 @@ fn align(old: &[Value], new: &[Value], pairing: Pairing) -> Vec<Step> {
     let mut lengths = vec![0_u32; (old.len() + 1) * width];
     for i in (0..old.len()).rev() {
         for j in (0..new.len()).rev() {
-            lengths[i * width + j] = if pairing.pair(&old[i], &new[j]) {
+            lengths[i * width + j] = if old[i] == new[j] {
                 lengths[(i + 1) * width + j + 1] + 1
             } else {
                 lengths[(i + 1) * width + j].max(lengths[i * width + j + 1])
@@ -199,7 +258,7 @@ fn align(old: &[Value], new: &[Value], pairing: Pairing) -> Vec<Step> {
     }
     let (mut i, mut j, mut steps) = (0, 0, Vec::new());
     while i < old.len() || j < new.len() {
-        if i < old.len() && j < new.len() && pairing.pair(&old[i], &new[j]) {
+        if i < old.len() && j < new.len() && old[i] == new[j] {
             steps.push(Step::Keep(i, j));
             i += 1;
             j += 1;
@@ -213,7 +272,7 @@ fn align(old: &[Value], new: &[Value], pairing: Pairing) -> Vec<Step> {
             j += 1;
         }
     }
-    if matches!(pairing, Pairing::Equal) { merge_replacements(steps, old.len()) } else { steps }
+    steps
 }
 
 /// A removal followed by an addition at the same place is one replacement, which may even turn out smaller inside.

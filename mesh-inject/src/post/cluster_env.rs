@@ -21,12 +21,13 @@ pub(crate) fn update_cluster_env(
         if !injected_before {
             env.retain(|entry| !entries.contains_key(pod::name_of(entry)));
         }
-        for (name, value) in entries {
-            let entry = json!({"name": name, "value": value});
-            match env.iter_mut().find(|known| pod::name_of(known) == name) {
-                Some(known) => *known = entry,
-                None => env.push(entry),
+        let mut missing: BTreeMap<&str, &str> =
+            entries.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        for known in env.iter_mut() {
+            if let Some((name, value)) = missing.remove_entry(pod::name_of(known)) {
+                *known = json!({"name": name, "value": value});
             }
         }
+        env.extend(missing.into_iter().map(|(name, value)| json!({"name": name, "value": value})));
     }
 }

@@ -47,6 +47,22 @@ pub(crate) fn rewrite(
         Some(text) => text.trim().parse().unwrap_or_default(),
         None => mesh_port,
     };
+    // Nobody listens there, and Kubernetes accepts no probe of such a port.
+    if !(1..=65535).contains(&agent_port) {
+        let all = || ["initContainers", "containers"].into_iter().flat_map(|list| pod::list(merged, list));
+        let own = |container: &&Value| pod::name_of(container) != a::PROXY_CONTAINER;
+        let left: Vec<String> = all()
+            .filter(own)
+            .filter(|container| {
+                HANDLERS.iter().any(|(field, ..)| handler(container, field).is_some_and(is_rewritten))
+            })
+            .map(|container| pod::name_of(container).to_owned())
+            .collect();
+        if !left.is_empty() {
+            warnings.push(Warning::ProbesLeftAlone { containers: left, port: agent_port });
+        }
+        return;
+    }
     let mut probers = Map::new();
     for list in ["initContainers", "containers"] {
         for container in pod::list(merged, list) {
@@ -73,6 +89,11 @@ pub(crate) fn rewrite(
             }
         }
     }
+}
+
+/// Whether this is a probe or hook that the agent would answer for.
+fn is_rewritten(handler: &Value) -> bool {
+    ["httpGet", "tcpSocket", "grpc"].iter().any(|kind| handler.get(kind).is_some_and(Value::is_object))
 }
 
 fn collect(container: &Value, mesh_port: i64, probers: &mut Map<String, Value>, warnings: &mut Vec<Warning>) {

@@ -84,6 +84,11 @@ fn unreadable_reviews_are_refused_with_the_uid_where_there_is_one() {
         (&b"{"[..], ""),
         (b"[]", ""),
         (b"{\"request\":{\"uid\":\"x\",\"uid\":\"y\"}}", ""),
+        (b"{\"request\":{\"uid\":\"x\"},\"request\":{}}", ""),
+        (b"{\"request\":{\"uid\":7,\"x\":1e999}}", ""),
+        (b"{\"request\":{\"uid\":\"x\",\"object\":{\"a\":1,\"a\":1}}}", "x"),
+        (b"{\"request\":{\"uid\":\"x\",\"object\":{", "x"),
+        (b"{\"request\":{\"object\":{\"a\":{}},\"object\":[],\"uid\":\"x\"}}", "x"),
         (b"{\"request\":{\"uid\":\"x\",\"object\":3}}", "x"),
         (b"{\"apiVersion\":1,\"request\":{\"uid\":\"x\"}}", "x"),
     ] {
@@ -93,6 +98,24 @@ fn unreadable_reviews_are_refused_with_the_uid_where_there_is_one() {
         assert_eq!(body["response"]["uid"], uid);
         assert!(body["response"]["status"]["message"].as_str().is_some_and(|m| !m.is_empty()));
         assert!(body.get("apiVersion").is_none());
+    }
+}
+
+/// Whatever is wrong inside the pod, the API server learns which of its questions is answered, in its own version.
+#[test]
+fn a_refusal_is_an_answer_to_the_question() {
+    let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+    for object in ["{\"spec\":{},\"spec\":{}}", deep.as_str(), "{\"x\":1e999}", "{\"x\":nonsense}"] {
+        let text = format!(
+            "{{\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\",\"request\":{{\"uid\":\"u-1\",\"object\":{object}}}}}"
+        );
+        let body = body(&post(text.as_bytes()));
+        assert_eq!(body["response"]["uid"], "u-1", "{object:.40}");
+        assert_eq!(body["response"]["allowed"], false, "{object:.40}");
+        assert_eq!(
+            (&body["apiVersion"], &body["kind"]),
+            (&json!("admission.k8s.io/v1"), &json!("AdmissionReview"))
+        );
     }
 }
 

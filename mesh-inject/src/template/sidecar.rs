@@ -11,9 +11,9 @@ use crate::error::InjectError;
 use crate::json::{at, object};
 use crate::pod;
 
-mod cni;
+pub(crate) mod cni;
 mod init;
-mod otel;
+pub(crate) mod otel;
 
 pub(super) fn render(context: &TemplateContext<'_>) -> Result<Value, InjectError> {
     let native = context.native();

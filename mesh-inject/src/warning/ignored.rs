@@ -6,14 +6,61 @@ use super::Warning;
 use crate::annotation as a;
 use crate::overrides::Status;
 use crate::pod;
+use crate::template::resource_attributes_asked;
 use crate::validate::{is_port_list, parse_bool};
 use crate::values::Values;
+
+/// What decided about the pod's annotations.
+pub(crate) struct Used<'a> {
+    pub(crate) values: &'a Values,
+    pub(crate) mesh: &'a Value,
+    /// Names of the templates.
+    pub(crate) templates: &'a [String],
+    /// Whether one of them is not built in; nobody knows what it reads.
+    pub(crate) foreign: bool,
+}
+
+impl Used<'_> {
+    /// Whether only templates were used that do not read this annotation.
+    fn unread(&self, key: &str) -> bool {
+        let reads = |template: &String| match template.as_str() {
+            "gateway" => !NOT_IN_GATEWAY.contains(&key) && !NOT_IN_GRPC.contains(&key),
+            "grpc-agent" => !NOT_IN_GRPC.contains(&key),
+            "grpc-simple" => false,
+            _ => true,
+        };
+        !self.foreign && !self.templates.iter().any(reads)
+    }
+}
+
+/// What neither the `gateway` nor the `grpc-agent` template reads.
+const NOT_IN_GRPC: [&str; 8] = [
+    a::USER_VOLUME,
+    a::USER_VOLUME_MOUNT,
+    a::CAP_NET_BIND_SERVICE,
+    a::NATIVE_SIDECAR,
+    a::DATADOG_ENV,
+    a::OTEL_NAMESPACE,
+    a::OTEL_VERSION,
+    a::OTEL_INSTANCE,
+];
+
+/// What the `gateway` template does not read in addition.
+const NOT_IN_GATEWAY: [&str; 7] = [
+    a::PROXY_CPU,
+    a::PROXY_MEMORY,
+    a::PROXY_CPU_LIMIT,
+    a::PROXY_MEMORY_LIMIT,
+    a::READINESS_INITIAL_DELAY,
+    a::READINESS_PERIOD,
+    a::READINESS_FAILURES,
+];
 
 /// Say which of the pod's annotations were ignored, and why. Upstream ignores the same ones in silence.
 pub(crate) fn ignored_annotations(
     original: &Value,
     merged: &Value,
-    values: &Values,
+    used: &Used<'_>,
     warnings: &mut Vec<Warning>,
 ) {
     let annotations = original.get("metadata").and_then(|metadata| metadata.get("annotations"));
@@ -29,8 +76,7 @@ pub(crate) fn ignored_annotations(
         } else if !has_sidecar {
             None
         } else {
-            of_sidecar(key, value, original, values)
-                .or_else(|| of_interception(key, value, original, captured))
+            of_sidecar(key, value, original, used).or_else(|| of_interception(key, value, original, captured))
         };
         if let Some(message) = message {
             warnings.push(Warning::IgnoredAnnotation {
@@ -46,8 +92,23 @@ fn unreadable_status(original: &Value) -> Option<&'static str> {
     Status::of(original).is_none().then_some("cannot be read; the pod is taken as not injected yet")
 }
 
-fn of_sidecar(key: &str, value: &str, original: &Value, values: &Values) -> Option<&'static str> {
+fn of_sidecar(key: &str, value: &str, original: &Value, used: &Used<'_>) -> Option<&'static str> {
+    let values = used.values;
+    if used.unread(key) {
+        return Some("the templates of this pod do not read it, so it has no effect");
+    }
     let ignored = match key {
+        a::PROXY_IMAGE_TYPE
+            if pod::annotation(original, a::PROXY_IMAGE).is_some_and(|image| image.contains('/')) =>
+        {
+            "sidecar.istio.io/proxyImage names a full image and wins"
+        }
+        a::DATADOG_ENV if values.tracer != "datadog" => {
+            "the mesh's tracer is not datadog, so it has no effect"
+        }
+        a::OTEL_NAMESPACE | a::OTEL_VERSION | a::OTEL_INSTANCE if !resource_attributes_asked(used.mesh) => {
+            "no extension provider of the mesh asks for resource attributes, so it has no effect"
+        }
         a::PROXY_IMAGE if !value.contains('/') => "not a full image (no '/'), so it has no effect",
         a::NATIVE_SIDECAR if !matches!(value, "" | "true" | "false") => {
             "neither \"true\" nor \"false\"; it is read as \"true\""

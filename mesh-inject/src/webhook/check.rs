@@ -1,5 +1,6 @@
 //! Looking for webhook configurations that would surprise people.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use super::{ENTRY_SUFFIX, selected_by};
 use crate::annotation::{INJECT, NAMESPACE_INJECTION, REVISION};
 use crate::decision::IGNORED_NAMESPACES;
-use crate::selector::Labels;
+use crate::selector::{LabelSelector, Labels};
 
 /// Something that a person should know about their webhook configurations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -81,7 +82,8 @@ impl fmt::Display for Finding {
 }
 
 /// Check configurations against the namespaces of a cluster: overlap, namespaces that ask and get nothing, missing
-/// CA bundles, failing open. Pods are represented by every combination of the labels that selectors look at.
+/// CA bundles, failing open. Pods are represented by every combination of the labels that pod selectors look at (at most
+/// 4,096 of them).
 #[must_use]
 pub fn check(configurations: &[Value], namespaces: &[Value]) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -145,28 +147,49 @@ fn namespace_findings(
     findings.extend(overlap);
 }
 
+/// Most pods that stand for all others; labels beyond that are left out.
+const MAX_SAMPLES: usize = 4096;
+
+/// A pod for every combination of the values that the pod selectors tell apart.
 fn sample_pods(configurations: &[Value]) -> Vec<Value> {
-    let mut revisions = vec![None];
+    let mut labels: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    // First of all those that everybody knows.
+    labels.entry(INJECT.to_owned()).or_default().extend(["true".to_owned(), "false".to_owned()]);
     for configuration in configurations {
-        let labels = Labels::of(configuration);
-        for revision in [labels.get(REVISION), labels.get("istio.io/tag")].into_iter().flatten() {
-            if !revisions.contains(&Some(revision)) {
-                revisions.push(Some(revision));
+        let own = Labels::of(configuration);
+        let revisions = [own.get(REVISION), own.get("istio.io/tag")].into_iter().flatten();
+        labels.entry(REVISION.to_owned()).or_default().extend(revisions.map(str::to_owned));
+        for entry in configuration.get("webhooks").and_then(Value::as_array).into_iter().flatten() {
+            let selector = entry.get("objectSelector").unwrap_or(&Value::Null);
+            // A selector of the wrong shape selects nothing; its entry says so by itself.
+            let Ok(selector) = LabelSelector::from_json("objectSelector", selector) else { continue };
+            for (key, value) in selector.match_labels {
+                labels.entry(key).or_default().insert(value);
+            }
+            for requirement in selector.match_expressions {
+                let values = labels.entry(requirement.key).or_default();
+                if requirement.values.is_empty() && values.is_empty() {
+                    // Only whether the label is there counts.
+                    values.insert("x".to_owned());
+                }
+                values.extend(requirement.values);
             }
         }
     }
-    let mut pods = Vec::new();
-    for inject in [None, Some("true"), Some("false")] {
-        for revision in &revisions {
-            let mut labels = serde_json::Map::new();
-            if let Some(inject) = inject {
-                labels.insert(INJECT.to_owned(), json!(inject));
-            }
-            if let Some(revision) = revision {
-                labels.insert(REVISION.to_owned(), json!(revision));
-            }
-            pods.push(json!({"metadata": {"labels": labels}}));
+    let mut samples = vec![serde_json::Map::new()];
+    for (key, values) in labels {
+        if samples.len().saturating_mul(values.len() + 1) > MAX_SAMPLES {
+            continue;
         }
+        let mut with = Vec::with_capacity(samples.len() * values.len());
+        for value in &values {
+            for sample in &samples {
+                let mut sample = sample.clone();
+                sample.insert(key.clone(), json!(value));
+                with.push(sample);
+            }
+        }
+        samples.extend(with);
     }
-    pods
+    samples.into_iter().map(|labels| json!({"metadata": {"labels": labels}})).collect()
 }

@@ -28,6 +28,36 @@ fn entries_by_revision_and_tag() {
 }
 
 #[test]
+fn configurations_of_an_installation() {
+    let settings = Settings::from_values(json!({
+        "revision": "canary", "revisionTags": ["prod", "default"], "global": {"istioNamespace": "mesh"},
+        "sidecarInjectorWebhook": {"enableNamespacesByDefault": true, "reinvocationPolicy": "IfNeeded"},
+        "istiodRemote": {"injectionPath": "/inject/cluster/c1"},
+    }))
+    .unwrap();
+    let all: Vec<Value> = WebhookOptions::of_settings(&settings).iter().map(WebhookOptions::build).collect();
+    let names: Vec<String> = all.iter().map(|object| text(object, "/metadata/name")).collect();
+    assert_eq!(
+        names,
+        [
+            "istio-sidecar-injector-canary-mesh",
+            "istio-revision-tag-prod-mesh",
+            "istio-revision-tag-default-mesh"
+        ]
+    );
+    let entries: Vec<usize> = all.iter().map(|object| object["webhooks"].as_array().unwrap().len()).collect();
+    assert_eq!(entries, [2, 2, 5]);
+    for object in &all {
+        let entry = &object["webhooks"][0];
+        assert_eq!(entry["reinvocationPolicy"], "IfNeeded");
+        assert_eq!(entry["clientConfig"]["service"]["path"], "/inject/cluster/c1");
+        assert_eq!(entry["clientConfig"]["service"]["namespace"], "mesh");
+        assert_eq!(object["metadata"]["labels"]["istio.io/rev"], "canary");
+    }
+    assert_eq!(WebhookOptions::of_settings(&Settings::default()), [WebhookOptions::default()]);
+}
+
+#[test]
 fn the_first_unmet_requirement_is_named() {
     let configurations = [WebhookOptions::default().build()];
     let all = selections(&configurations, &namespace(json!({"istio-injection":"enabled"})), &pod(json!({})));
@@ -66,6 +96,18 @@ fn findings() {
     assert_eq!(findings, [Finding::BothLabels { namespace: "shop".into() }]);
     let findings = check(&[good.build()], &[namespace(json!({"istio.io/rev":"typo"}))]);
     assert!(findings[0].to_string().contains("istio.io/rev=typo asks for injection"), "{findings:?}");
+    // A second entry for pods of a label that nobody else looks at.
+    let mut own = good.build();
+    own["webhooks"].as_array_mut().unwrap().push(json!({
+        "name": "canary.sidecar-injector.istio.io", "clientConfig": {"url": "https://x", "caBundle": "UEVN"},
+        "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+        "objectSelector": {"matchExpressions": [{"key": "example.com/canary", "operator": "Exists"},
+            {"key": "example.com/track", "operator": "In", "values": ["new"]}]},
+    }));
+    let findings = check(&[own], &namespaces[..1]);
+    let [Finding::Overlap { pod, webhooks, .. }] = &findings[..] else { panic!("{findings:?}") };
+    assert!(pod.contains("example.com/canary") && pod.contains("example.com/track"), "{pod}");
+    assert!(webhooks.iter().any(|name| name.ends_with("canary.sidecar-injector.istio.io")), "{webhooks:?}");
     let open = WebhookOptions { failure_policy: "Ignore".into(), ..WebhookOptions::default() };
     assert_eq!(check(&[open.build()], &[]).len(), 8);
 }

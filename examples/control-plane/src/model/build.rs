@@ -98,7 +98,8 @@ impl<'s> Builder<'s> {
                 Spec::Namespace => {
                     this.mesh.namespaces.insert(name.clone());
                 }
-                Spec::ServiceAccount => {}
+                // Nodes and ProxyConfigs matter to the injector alone.
+                Spec::ServiceAccount | Spec::Node(_) | Spec::ProxyConfig(_) => {}
                 Spec::Service(service) => this.services.push((object, service)),
                 Spec::Pod(pod) => this.add_pod(object, pod),
                 Spec::Endpoints(endpoints) => {

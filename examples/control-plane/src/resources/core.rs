@@ -198,6 +198,32 @@ pub struct Condition {
     pub status: String,
 }
 
+/// `v1/Node`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct Node {
+    /// What the kubelet reports.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub status: NodeStatus,
+}
+
+/// `status` of a Node.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// About its software.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub node_info: NodeInfo,
+}
+
+/// A Node's software.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInfo {
+    /// Version of the kubelet, such as `v1.33.0`.
+    #[serde(default)]
+    pub kubelet_version: String,
+}
+
 /// `v1/Endpoints`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Endpoints {

@@ -19,6 +19,8 @@ pub enum Kind {
     Pod,
     /// `v1`.
     Endpoints,
+    /// `v1`; only the kubelet's version matters.
+    Node,
     /// `discovery.k8s.io`.
     EndpointSlice,
     /// `networking.istio.io`.
@@ -31,6 +33,8 @@ pub enum Kind {
     WorkloadEntry,
     /// `networking.istio.io`.
     Sidecar,
+    /// `networking.istio.io`; read by the injector.
+    ProxyConfig,
     /// `security.istio.io`.
     PeerAuthentication,
     /// `security.istio.io`.
@@ -47,12 +51,14 @@ impl Kind {
             ("", "Service") => Self::Service,
             ("", "Pod") => Self::Pod,
             ("", "Endpoints") => Self::Endpoints,
+            ("", "Node") => Self::Node,
             ("discovery.k8s.io", "EndpointSlice") => Self::EndpointSlice,
             ("networking.istio.io", "VirtualService") => Self::VirtualService,
             ("networking.istio.io", "DestinationRule") => Self::DestinationRule,
             ("networking.istio.io", "ServiceEntry") => Self::ServiceEntry,
             ("networking.istio.io", "WorkloadEntry") => Self::WorkloadEntry,
             ("networking.istio.io", "Sidecar") => Self::Sidecar,
+            ("networking.istio.io", "ProxyConfig") => Self::ProxyConfig,
             ("security.istio.io", "PeerAuthentication") => Self::PeerAuthentication,
             ("security.istio.io", "AuthorizationPolicy") => Self::AuthorizationPolicy,
             _ => return None,
@@ -62,7 +68,13 @@ impl Kind {
     /// The API versions in use for this kind.
     pub fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::Namespace | Self::ServiceAccount | Self::Service | Self::Pod | Self::Endpoints => &["v1"],
+            Self::Namespace
+            | Self::ServiceAccount
+            | Self::Service
+            | Self::Pod
+            | Self::Endpoints
+            | Self::Node => &["v1"],
+            Self::ProxyConfig => &["v1beta1"],
             Self::EndpointSlice => &["v1", "v1beta1"],
             Self::PeerAuthentication | Self::AuthorizationPolicy => &["v1", "v1beta1"],
             _ => &["v1", "v1beta1", "v1alpha3"],
@@ -71,7 +83,7 @@ impl Kind {
 
     /// Whether objects of this kind live outside any namespace.
     pub fn cluster_scoped(self) -> bool {
-        self == Self::Namespace
+        matches!(self, Self::Namespace | Self::Node)
     }
 
     /// The kind's name as written in YAML.
@@ -82,12 +94,14 @@ impl Kind {
             Self::Service => "Service",
             Self::Pod => "Pod",
             Self::Endpoints => "Endpoints",
+            Self::Node => "Node",
             Self::EndpointSlice => "EndpointSlice",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::Sidecar => "Sidecar",
+            Self::ProxyConfig => "ProxyConfig",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
         }

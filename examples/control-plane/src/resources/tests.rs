@@ -87,6 +87,23 @@ fn other_kinds_are_shown_and_istio_ones_refused() {
 }
 
 #[test]
+fn what_the_injector_reads() {
+    let documents = parse(
+        "apiVersion: v1\nkind: Node\nmetadata: {name: n, namespace: ignored}\nspec: {podCIDR: x}\nstatus: {nodeInfo: {kubeletVersion: v1.33.1, osImage: x}}\n---\napiVersion: networking.istio.io/v1beta1\nkind: ProxyConfig\nmetadata: {name: p, namespace: shop}\nspec: {selector: {matchLabels: {app: web}}, concurrency: 2, environmentVariables: {A: b}, image: {imageType: debug}}\n---\napiVersion: networking.istio.io/v1beta1\nkind: ProxyConfig\nmetadata: {name: q}\nspec: {concurency: 2}\n",
+    );
+    let node = object(&documents[0]);
+    let Spec::Node(spec) = &node.spec else { panic!("{node:?}") };
+    assert_eq!(
+        (node.key.namespace.as_str(), spec.status.node_info.kubelet_version.as_str()),
+        ("", "v1.33.1")
+    );
+    let Spec::ProxyConfig(config) = &object(&documents[1]).spec else { panic!("{documents:?}") };
+    assert_eq!(config.concurrency, Some(2));
+    assert_eq!(config.image.as_ref().map(|image| image.image_type.as_str()), Some("debug"));
+    assert!(rejected(&documents[2]).0.message.contains("concurency"));
+}
+
+#[test]
 fn a_list_is_its_items() {
     let documents = parse(
         "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: a}\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: b}\n",

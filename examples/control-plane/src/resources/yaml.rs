@@ -154,6 +154,20 @@ struct PodDocument {
     status: super::PodStatus,
 }
 
+/// A Node: only its `status` matters.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "the ignored keys exist so that unknown ones can be refused")]
+struct NodeDocument {
+    api_version: Ignored,
+    kind: Ignored,
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Ignored,
+    #[serde(default, deserialize_with = "super::scalar::null_as_default")]
+    status: super::NodeStatus,
+}
+
 /// Kinds whose content stands at the top level.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -288,6 +302,8 @@ fn typed(kind: Kind, text: &str) -> Result<(Metadata, Spec), Fault> {
         }),
         Kind::Pod => decode::<PodDocument>(text)
             .map(|d| (d.metadata, Spec::Pod(Arc::new(super::Pod { spec: d.spec, status: d.status })))),
+        Kind::Node => decode::<NodeDocument>(text)
+            .map(|d| (d.metadata, Spec::Node(Arc::new(super::Node { status: d.status })))),
         Kind::Service => decode::<WithSpec<super::ServiceSpec>>(text)
             .map(|d| (d.metadata, Spec::Service(Arc::new(super::Service { spec: d.spec })))),
         Kind::VirtualService => with(text, Spec::VirtualService),
@@ -295,6 +311,7 @@ fn typed(kind: Kind, text: &str) -> Result<(Metadata, Spec), Fault> {
         Kind::ServiceEntry => with(text, Spec::ServiceEntry),
         Kind::WorkloadEntry => with(text, Spec::WorkloadEntry),
         Kind::Sidecar => with(text, Spec::Sidecar),
+        Kind::ProxyConfig => with(text, Spec::ProxyConfig),
         Kind::PeerAuthentication => optional_spec(text, Spec::PeerAuthentication),
         Kind::AuthorizationPolicy => optional_spec(text, Spec::AuthorizationPolicy),
     }

@@ -1,13 +1,17 @@
 //! Small HTTP servers: one handler, plain or over TLS, HTTP/1.1 and HTTP/2, bounded in every direction.
 
+mod body;
+mod connections;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,12 +22,29 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// Connections at once; more wait in the kernel's queue.
+pub(super) use body::Body;
+use connections::{Connections, Place};
+
+/// Connections at once. The one that has been idle for the longest time makes room for another.
 const MAX_CONNECTIONS: usize = 1024;
+/// Requests at once on one HTTP/2 connection; an API server that has more waits or opens another.
+const MAX_STREAMS: u32 = 8;
+/// What a peer may send on an HTTP/2 connection, and on one stream of it, before it is read.
+const WINDOWS: (u32, u32) = (128 << 10, 64 << 10);
+/// Largest head of an HTTP/2 request.
+const MAX_HEAD: u32 = 16 << 10;
+/// Bytes of bodies in memory, of all connections together; who would exceed it waits.
+const MAX_BODIES: usize = 64 << 20;
 /// Time for a TLS handshake, and for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a request's body and its answer: the API server waits 10 s by default, 30 s at most.
+/// Time for a request's body; the API server has all of it before it begins.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for an answer: the API server waits 10 s by default, 30 s at most.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection without a request is closed after this time; the API server closes its own after 90 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Time for a connection that is told to end to do so.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a failed accept (out of file descriptors, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -34,7 +55,7 @@ pub(super) struct Call {
     pub(super) path: String,
     pub(super) query: String,
     pub(super) headers: http::HeaderMap,
-    pub(super) body: Bytes,
+    pub(super) body: Body,
     pub(super) peer: SocketAddr,
 }
 
@@ -43,8 +64,11 @@ pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Answers requests.
 pub(super) trait Handler: Send + Sync + 'static {
-    /// Largest body that is read; a larger one is answered 413.
+    /// Largest body that is read; a larger one is answered 400.
     fn max_body(&self) -> usize;
+
+    /// Hears of a request whose body could not be read; it is answered already.
+    fn unread(&self) {}
 
     /// Answers one request.
     fn handle(&self, call: Call) -> impl Future<Output = Answer> + Send;
@@ -73,7 +97,7 @@ pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl 
 
 /// Serves without TLS until told to stop.
 pub(super) async fn serve<H: Handler>(listener: TcpListener, handler: H, stop: watch::Receiver<bool>) {
-    accept(listener, None, Arc::new(handler), stop).await;
+    accept(listener, None, Arc::new(handler), stop, MAX_CONNECTIONS).await;
 }
 
 /// Serves over TLS until told to stop.
@@ -83,7 +107,7 @@ pub(super) async fn serve_tls<H: Handler>(
     handler: H,
     stop: watch::Receiver<bool>,
 ) {
-    accept(listener, Some(TlsAcceptor::from(config)), Arc::new(handler), stop).await;
+    accept(listener, Some(TlsAcceptor::from(config)), Arc::new(handler), stop, MAX_CONNECTIONS).await;
 }
 
 async fn accept<H: Handler>(
@@ -91,12 +115,13 @@ async fn accept<H: Handler>(
     tls: Option<TlsAcceptor>,
     handler: Arc<H>,
     stop: watch::Receiver<bool>,
+    most: usize,
 ) {
     let mut stopping = std::pin::pin!(super::stopped(stop.clone()));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Connections::new(most);
+    let server = Server { handler, memory: Arc::new(Semaphore::new(MAX_BODIES)), stop };
     let mut connections = JoinSet::new();
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stopping => break,
@@ -110,21 +135,30 @@ async fn accept<H: Handler>(
                 continue;
             }
         };
+        let place = tokio::select! {
+            place = places.admit() => place,
+            () = &mut stopping => break,
+        };
         let _ = tcp.set_nodelay(true);
-        let (tls, handler, stop) = (tls.clone(), Arc::clone(&handler), stop.clone());
+        let (tls, server) = (tls.clone(), server.clone());
         connections.spawn(async move {
-            let _slot = slot;
             let Some(tls) = tls else {
-                connection(tcp, false, peer, handler, stop).await;
+                server.connection(tcp, false, peer, place).await;
                 return;
             };
-            match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(tcp)).await {
-                Ok(Ok(stream)) => {
-                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    connection(stream, http2, peer, handler, stop).await;
+            let accepted = tokio::select! {
+                accepted = tls.accept(tcp) => accepted,
+                () = place.over(HEAD_TIMEOUT) => {
+                    tracing::debug!(%peer, "TLS handshake took too long");
+                    return;
                 }
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-                Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
+            };
+            match accepted {
+                Ok(stream) => {
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    server.connection(stream, http2, peer, place).await;
+                }
+                Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
             }
         });
     }
@@ -132,62 +166,83 @@ async fn accept<H: Handler>(
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection<H: Handler>(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    http2: bool,
-    peer: SocketAddr,
+/// What the connections of one server share.
+struct Server<H> {
     handler: Arc<H>,
+    /// A permit for each byte of a body.
+    memory: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
-) {
-    let stopping = super::stopped(stop);
-    let service = service_fn(move |request| respond(Arc::clone(&handler), request, peer));
-    let io = TokioIo::new(stream);
-    // Both kinds finish the requests under way and take no more.
-    let result = if http2 {
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .serve_connection(io, service);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            result = connection.as_mut() => result,
-            () = stopping => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
-    } else {
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(io, service);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            result = connection.as_mut() => result,
-            () = stopping => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%peer, %error, "connection ended");
+}
+
+impl<H> Clone for Server<H> {
+    fn clone(&self) -> Self {
+        Self { handler: Arc::clone(&self.handler), memory: Arc::clone(&self.memory), stop: self.stop.clone() }
     }
 }
 
-async fn respond<H: Handler>(
-    handler: Arc<H>,
-    request: Request<Incoming>,
-    peer: SocketAddr,
-) -> Result<Answer, Infallible> {
-    let (parts, body) = request.into_parts();
-    let work = async {
-        let body = match Limited::new(body, handler.max_body()).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                let limit = handler.max_body();
-                return text(StatusCode::PAYLOAD_TOO_LARGE, format!("the body exceeds {limit} bytes\n"));
+impl<H: Handler> Server<H> {
+    async fn connection(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        http2: bool,
+        peer: SocketAddr,
+        place: Place,
+    ) {
+        let place = Arc::new(place);
+        let stopping = super::stopped(self.stop.clone());
+        let over = async {
+            tokio::select! {
+                () = place.over(IDLE_TIMEOUT) => LEAVE_TIMEOUT,
+                // Requests under way are answered; the whole server has a deadline for that.
+                () = stopping => REQUEST_TIMEOUT,
             }
-            Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        };
+        let service = {
+            let place = Arc::clone(&place);
+            service_fn(move |request| self.clone().respond(request, peer, Arc::clone(&place)))
+        };
+        let io = TokioIo::new(stream);
+        let result = if http2 {
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(MAX_STREAMS)
+                .initial_connection_window_size(WINDOWS.0)
+                .initial_stream_window_size(WINDOWS.1)
+                .max_header_list_size(MAX_HEAD)
+                .keep_alive_interval(super::KEEPALIVE.0)
+                .keep_alive_timeout(super::KEEPALIVE.1);
+            let connection = std::pin::pin!(builder.serve_connection(io, service));
+            drive(connection, |connection| connection.graceful_shutdown(), over).await
+        } else {
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            let connection = std::pin::pin!(builder.serve_connection(io, service));
+            drive(connection, |connection| connection.graceful_shutdown(), over).await
+        };
+        if let Err(error) = result {
+            tracing::debug!(%peer, %error, "connection ended");
+        }
+    }
+
+    async fn respond(
+        self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        place: Arc<Place>,
+    ) -> Result<Answer, Infallible> {
+        let _busy = place.busy();
+        let (parts, body) = request.into_parts();
+        let read = body::read(body, self.handler.max_body(), &self.memory);
+        let body = match tokio::time::timeout(BODY_TIMEOUT, read).await {
+            Ok(Ok(body)) => body,
+            refused => {
+                self.handler.unread();
+                return Ok(match refused {
+                    Ok(Err(error)) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+                    _ => text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
+                });
+            }
         };
         let call = Call {
             method: parts.method,
@@ -197,8 +252,24 @@ async fn respond<H: Handler>(
             body,
             peer,
         };
-        handler.handle(call).await
-    };
-    let answer = tokio::time::timeout(REQUEST_TIMEOUT, work).await;
-    Ok(answer.unwrap_or_else(|_| text(StatusCode::REQUEST_TIMEOUT, "the request took too long\n")))
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.handler.handle(call)).await;
+        Ok(answer.unwrap_or_else(|_| text(StatusCode::REQUEST_TIMEOUT, "the answer took too long\n")))
+    }
 }
+
+/// Runs a connection to its end. When `over` says so it takes no more requests, and has that much time for those under way.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    mut connection: Pin<&mut C>,
+    shut: impl FnOnce(Pin<&mut C>),
+    over: impl Future<Output = Duration>,
+) -> hyper::Result<()> {
+    let limit = tokio::select! {
+        result = connection.as_mut() => return result,
+        limit = over => limit,
+    };
+    shut(connection.as_mut());
+    tokio::time::timeout(limit, connection).await.unwrap_or(Ok(()))
+}
+
+#[cfg(test)]
+mod tests;

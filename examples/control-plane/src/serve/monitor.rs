@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use mesh_identity::Identity;
 use mesh_identity::auth::CallerCredentials;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -15,6 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::http::{Answer, Call, Handler, answer, text};
+use super::injection_metrics::InjectionMetrics;
 use super::{Shared, debug};
 
 /// Requests here have no body.
@@ -25,11 +27,6 @@ struct TypeLabel {
     r#type: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: String,
-}
-
 /// What is counted. Clones share.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -38,7 +35,7 @@ pub(crate) struct Metrics {
     pushes: Family<TypeLabel, Counter>,
     push_seconds: Histogram,
     rejects: Family<TypeLabel, Counter>,
-    reviews: Family<OutcomeLabel, Counter>,
+    pub(super) injection: InjectionMetrics,
     resources: Gauge,
     rejected_resources: Gauge,
 }
@@ -52,7 +49,7 @@ impl Default for Metrics {
             pushes: Family::default(),
             push_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             rejects: Family::default(),
-            reviews: Family::default(),
+            injection: InjectionMetrics::register(&mut registry),
             resources: Gauge::default(),
             rejected_resources: Gauge::default(),
         };
@@ -64,7 +61,6 @@ impl Default for Metrics {
             this.push_seconds.clone(),
         );
         registry.register("pilot_total_xds_rejects", "Responses that clients rejected", this.rejects.clone());
-        registry.register("sidecar_injection_reviews", "Admission reviews by outcome", this.reviews.clone());
         registry.register("mesh_control_resources", "Resources in force", this.resources.clone());
         registry.register(
             "mesh_control_rejected_resources",
@@ -90,9 +86,14 @@ impl Metrics {
     pub(super) fn rejected(&self, kind: &str) {
         self.rejects.get_or_create(&TypeLabel { r#type: kind.to_owned() }).inc();
     }
+}
 
-    pub(super) fn reviewed(&self, outcome: &str) {
-        self.reviews.get_or_create(&OutcomeLabel { outcome: outcome.to_owned() }).inc();
+/// Ready is who has a certificate that the peers accept: without one no handshake succeeds.
+pub(super) fn ready(identity: &Identity) -> Answer {
+    if identity.is_ready() {
+        text(StatusCode::OK, "ready\n")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, "the server has no valid certificate\n")
     }
 }
 
@@ -149,7 +150,7 @@ impl Handler for Pages {
             return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
         }
         match call.path.as_str() {
-            "/ready" => text(StatusCode::OK, "ready\n"),
+            "/ready" => ready(&self.shared.identity),
             "/metrics" => self.metrics(),
             path if path.starts_with("/debug/") || path == "/debug" => {
                 if !self.may_debug(&call).await {
@@ -162,5 +163,30 @@ impl Handler for Pages {
             }
             _ => text(StatusCode::NOT_FOUND, "not found\n"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_identity::WallClock;
+    use mesh_identity::ca::{Ca, IssuancePolicy, RootOptions};
+    use mesh_identity::{Identity, TrustDomain};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn ready_with_a_valid_certificate_only() {
+        let domain = TrustDomain::parse("cluster.local").expect("a trust domain");
+        let clock = WallClock::system();
+        let ca = Ca::create(domain, &RootOptions::default(), IssuancePolicy::default(), clock.clone())
+            .expect("a CA");
+        let (publisher, identity) = Identity::channel(clock);
+        assert_eq!(ready(&identity).status(), StatusCode::SERVICE_UNAVAILABLE, "none yet");
+        let names = ["istiod.istio-system.svc".to_owned()];
+        let good = ca.issue_server_certificate(&names, Some(Duration::from_secs(60))).expect("a certificate");
+        publisher.publish(Some(Arc::new(good)), ca.bundle_set());
+        assert_eq!(ready(&identity).status(), StatusCode::OK);
+        publisher.publish(None, ca.bundle_set());
+        assert_eq!(ready(&identity).status(), StatusCode::SERVICE_UNAVAILABLE, "lost again");
     }
 }

@@ -1,23 +1,29 @@
-//! Objects that the control plane itself writes: the root certificate for every namespace, and the webhook
-//! configuration with it.
+//! Objects that the control plane itself writes: the root certificate for every namespace, and the webhook configurations
+//! with it. Configurations of its revision that somebody else put beside them get the certificate as well.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_identity::ca::Ca;
-use mesh_inject::WebhookOptions;
-use serde_json::{Value, json};
+use mesh_inject::offline::{parse_documents, to_yaml};
+use mesh_inject::{WebhookOptions, patch_ca_bundle};
+use serde_json::json;
 
 use super::ServeError;
 use super::push::MeshSource;
 use crate::files::write_atomically;
 use crate::model::MeshSettings;
 
-/// Pause before failed writes are tried again.
+/// How often the published files are compared with what they should be: somebody may delete or overwrite them, or add a
+/// configuration of their own.
+const LOOK: Duration = Duration::from_secs(1);
+/// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(5);
+/// What names of files with webhook configurations begin with.
+const CONFIGURATION: &str = "MutatingWebhookConfiguration.";
 
 /// Keeps the published objects as they should be.
 pub(super) struct Publisher {
@@ -25,62 +31,80 @@ pub(super) struct Publisher {
     ca: Arc<Ca>,
     mesh: MeshSource,
     root_namespace: String,
+    webhooks: Vec<WebhookOptions>,
+}
+
+/// The objects as text, and what configurations of others are patched with.
+struct Wanted {
+    files: Vec<(String, String)>,
+    revision: String,
+    roots: String,
 }
 
 impl Publisher {
-    pub(super) fn new(directory: PathBuf, ca: Arc<Ca>, mesh: MeshSource, settings: &MeshSettings) -> Self {
-        Self { directory, ca, mesh, root_namespace: settings.root_namespace.clone() }
+    /// `webhooks`: the configurations of this control plane; the first one names its revision.
+    pub(super) fn new(
+        directory: PathBuf,
+        ca: Arc<Ca>,
+        mesh: MeshSource,
+        settings: &MeshSettings,
+        webhooks: Vec<WebhookOptions>,
+    ) -> Self {
+        Self { directory, ca, mesh, root_namespace: settings.root_namespace.clone(), webhooks }
     }
 
     /// Writes what differs from what is there.
     pub(super) async fn write(&self) -> Result<(), ServeError> {
-        let objects = self.objects();
+        self.compare(Arc::new(self.wanted())).await
+    }
+
+    async fn compare(&self, wanted: Arc<Wanted>) -> Result<(), ServeError> {
         let directory = self.directory.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let failed = |path: &PathBuf| {
-                let path = path.clone();
-                move |source| ServeError::File { path, source }
-            };
-            fs::create_dir_all(&directory).map_err(failed(&directory))?;
-            for (name, object) in objects {
-                let path = directory.join(name);
-                let text = mesh_inject::offline::to_yaml(&object);
-                if fs::read(&path).is_ok_and(|known| known == text.as_bytes()) {
-                    continue;
-                }
-                write_atomically(&path, text.as_bytes(), 0o644).map_err(failed(&path))?;
-            }
-            Ok(())
-        });
+        let written = tokio::task::spawn_blocking(move || wanted.write(&directory));
         written.await.unwrap_or_else(|error| {
             Err(ServeError::Io { what: "publish objects".to_owned(), source: io::Error::other(error) })
         })
     }
 
-    /// Writes again whenever roots or namespaces change.
+    /// Writes again whenever roots or namespaces change, or the files are not what they should be.
     pub(super) async fn follow(self) {
         let (mut roots, mut mesh) = (self.ca.watch_bundle(), self.mesh.follow());
-        let mut failed = false;
+        let mut wanted = Arc::new(self.wanted());
+        let mut pause = LOOK;
         loop {
-            tokio::select! {
-                changed = roots.changed() => if changed.is_err() { return },
-                changed = mesh.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY), if failed => {}
+            let changed = tokio::select! {
+                changed = roots.changed() => changed,
+                changed = mesh.changed() => changed,
+                () = tokio::time::sleep(pause) => {
+                    pause = self.look(&wanted).await;
+                    continue;
+                }
+            };
+            if changed.is_err() {
+                return;
             }
-            let result = self.write().await;
-            failed = result.is_err();
-            if let Err(error) = result {
+            wanted = Arc::new(self.wanted());
+            pause = self.look(&wanted).await;
+        }
+    }
+
+    /// Compares, and says when to do so again.
+    async fn look(&self, wanted: &Arc<Wanted>) -> Duration {
+        match self.compare(Arc::clone(wanted)).await {
+            Ok(()) => LOOK,
+            Err(error) => {
                 tracing::error!(%error, "published objects not written");
+                RETRY
             }
         }
     }
 
-    fn objects(&self) -> Vec<(String, Value)> {
+    fn wanted(&self) -> Wanted {
         let roots = self.ca.to_pem().roots;
         let mesh = self.mesh.current();
         let mut namespaces = mesh.namespaces.clone();
         namespaces.insert(self.root_namespace.clone());
-        let mut objects: Vec<(String, Value)> = namespaces
+        let mut files: Vec<(String, String)> = namespaces
             .iter()
             .map(|namespace| {
                 let object = json!({
@@ -93,16 +117,67 @@ impl Publisher {
                     },
                     "data": {"root-cert.pem": roots},
                 });
-                (format!("ConfigMap.{namespace}.istio-ca-root-cert.yaml"), object)
+                (format!("ConfigMap.{namespace}.istio-ca-root-cert.yaml"), to_yaml(&object))
             })
             .collect();
-        let options = WebhookOptions {
-            namespace: self.root_namespace.clone(),
-            ca_bundle: Some(roots),
-            ..WebhookOptions::default()
-        };
-        let name = format!("MutatingWebhookConfiguration.{}.yaml", options.object_name());
-        objects.push((name, options.build()));
-        objects
+        for options in &self.webhooks {
+            let options = WebhookOptions { ca_bundle: Some(roots.clone()), ..options.clone() };
+            files.push((format!("{CONFIGURATION}{}.yaml", options.object_name()), to_yaml(&options.build())));
+        }
+        let revision = self.webhooks.first().map(|options| options.revision.clone()).unwrap_or_default();
+        Wanted { files, revision, roots }
     }
+}
+
+impl Wanted {
+    fn write(&self, directory: &Path) -> Result<(), ServeError> {
+        fs::create_dir_all(directory).map_err(failed(directory))?;
+        for (name, text) in &self.files {
+            let path = directory.join(name);
+            if !fs::read(&path).is_ok_and(|known| known == text.as_bytes()) {
+                write_atomically(&path, text.as_bytes(), 0o644).map_err(failed(&path))?;
+            }
+        }
+        for entry in fs::read_dir(directory).map_err(failed(directory))? {
+            let path = entry.map_err(failed(directory))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let theirs = name.starts_with(CONFIGURATION) && !self.files.iter().any(|(own, _)| own == name);
+            if theirs {
+                self.patch(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the CA bundle into a configuration that somebody else wrote for this revision.
+    fn patch(&self, path: &Path) -> Result<(), ServeError> {
+        let read = fs::metadata(path).and_then(|known| known.modified()).and_then(|modified| {
+            // Perhaps half written: the next look will tell.
+            let settled = modified.elapsed().is_ok_and(|age| age >= LOOK / 2);
+            if settled { fs::read_to_string(path).map(Some) } else { Ok(None) }
+        });
+        let text = match read {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(()),
+            // Gone since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(path)(error)),
+        };
+        let mut documents = parse_documents(&text).map_err(|error| failed(path)(io::Error::other(error)))?;
+        let mut changed = false;
+        for document in &mut documents {
+            changed |= patch_ca_bundle(document, &self.revision, &self.roots);
+        }
+        if changed {
+            let text = documents.iter().map(to_yaml).collect::<Vec<_>>().join("---\n");
+            write_atomically(path, text.as_bytes(), 0o644).map_err(failed(path))?;
+            tracing::info!(path = %path.display(), "CA bundle patched");
+        }
+        Ok(())
+    }
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> ServeError {
+    let path = path.to_owned();
+    move |source| ServeError::File { path: path.clone(), source }
 }

@@ -20,11 +20,7 @@ pub(crate) struct Caller {
 impl Caller {
     /// Connects, verifying the server with the `caBundle` of the published configuration.
     pub(crate) async fn connect(fixture: &Fixture) -> Self {
-        let published = std::fs::read_to_string(
-            fixture.path("publish/MutatingWebhookConfiguration.istio-sidecar-injector.yaml"),
-        )
-        .expect("published");
-        let configuration: Value = serde_saphyr::from_str(&published).expect("YAML");
+        let configuration = configuration(fixture, "istio-sidecar-injector");
         let bundle = configuration
             .pointer("/webhooks/0/clientConfig/caBundle")
             .and_then(Value::as_str)
@@ -38,7 +34,11 @@ impl Caller {
             .expect("TLS");
         let tcp = TcpStream::connect(fixture.control().addresses().webhook).await.expect("connect");
         tcp.set_nodelay(true).expect("a socket");
-        let name = "istiod.istio-system.svc".try_into().expect("a name");
+        let service = |field: &str| {
+            let place = format!("/webhooks/0/clientConfig/service/{field}");
+            configuration.pointer(&place).and_then(Value::as_str).expect("a service").to_owned()
+        };
+        let name = format!("{}.{}.svc", service("name"), service("namespace")).try_into().expect("a name");
         let stream = tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.expect("a handshake");
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let certificate = shown.expect("a certificate").to_vec();
@@ -59,6 +59,33 @@ impl Caller {
         let answer = self.sender.send_request(request).await.expect("an answer");
         (answer.status().as_u16(), answer.into_body().collect().await.expect("a body").to_bytes())
     }
+}
+
+/// A published webhook configuration whose name begins like this.
+pub(crate) fn configuration(fixture: &Fixture, name: &str) -> Value {
+    let prefix = format!("MutatingWebhookConfiguration.{name}");
+    let mut files = std::fs::read_dir(fixture.path("publish")).expect("a directory");
+    let file = files.find_map(|file| {
+        let file = file.expect("an entry");
+        file.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)).then(|| file.path())
+    });
+    let text = std::fs::read_to_string(file.expect("published")).expect("readable");
+    serde_saphyr::from_str(&text).expect("YAML")
+}
+
+/// The patch of an answer: there is one exactly when the pod was injected. A refusal has status 200 as well.
+pub(crate) fn patch_of((status, body): &(u16, Bytes)) -> Option<Value> {
+    let answer: Value = serde_json::from_slice(body).ok().filter(|_| *status == 200)?;
+    let allowed = answer.pointer("/response/allowed") == Some(&Value::Bool(true));
+    let patch = answer.pointer("/response/patch").and_then(Value::as_str).filter(|_| allowed)?;
+    let patch = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, patch).ok()?;
+    serde_json::from_slice(&patch).ok()
+}
+
+/// Whether the answer injects, without decoding its patch.
+pub(crate) fn injected((status, body): &(u16, Bytes)) -> bool {
+    let holds = |text: &[u8]| body.windows(text.len()).any(|window| window == text);
+    *status == 200 && holds(br#""allowed":true"#) && holds(br#""patch":""#)
 }
 
 /// A review of a small pod.

@@ -118,6 +118,7 @@ impl Fixture {
             monitoring_port: 0,
             plaintext_port: None,
             dns_names: Config::default_dns_names(&mesh),
+            injector: mesh_control::serve::InjectorConfig::default(),
             mesh,
             workload_ttl: Duration::from_secs(3600),
             server_ttl: Duration::from_secs(3600),

@@ -11,7 +11,7 @@ pub(super) fn annotations(context: &TemplateContext<'_>, annotations: &mut Map<S
     let mut set = |key: &str, value: &str| annotations.insert(key.to_owned(), json!(value));
     if values.cni_provider == "multus" {
         let existing = context.annotation(a::CNI_NETWORKS).unwrap_or_default();
-        set(a::CNI_NETWORKS, &append_multus_network(existing, "default/istio-cni"));
+        set(a::CNI_NETWORKS, &append_multus_network(existing, NETWORK));
     }
     set(a::INTERCEPTION_MODE, context.interception_mode());
     set(
@@ -43,6 +43,24 @@ pub(super) fn annotations(context: &TemplateContext<'_>, annotations: &mut Map<S
     }
 }
 
+/// What the plugin is asked for.
+const NETWORK: &str = "default/istio-cni";
+
+/// The value of Multus' annotation without what [`annotations`] put at its end; `None` if that is not there.
+pub(crate) fn without_multus_network(value: &str) -> Option<String> {
+    if value == NETWORK {
+        return Some(String::new());
+    }
+    if let Some(rest) = value.strip_suffix(NETWORK).and_then(|rest| rest.strip_suffix(", ")) {
+        return Some(rest.to_owned());
+    }
+    let entry = "{\"name\": \"istio-cni\", \"namespace\": \"default\"}";
+    let end = value.rfind(']')?;
+    let before = value[..end].strip_suffix(entry)?;
+    let before = before.strip_suffix(", ").unwrap_or(before);
+    Some(format!("{before}{}", &value[end..]))
+}
+
 /// Add a network to the value of Multus' annotation, in whichever of its two forms it is written.
 fn append_multus_network(existing: &str, network: &str) -> String {
     if existing.is_empty() {
@@ -72,7 +90,7 @@ fn append_multus_network(existing: &str, network: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::append_multus_network;
+    use super::{append_multus_network, without_multus_network};
 
     #[test]
     fn both_forms() {
@@ -86,5 +104,10 @@ mod tests {
             r#"[{"name":"a"}, {"name": "istio-cni", "namespace": "default"}]"#
         );
         assert_eq!(add("[{]"), "[{]");
+        for existing in ["", "a, b", "[]", r#"[{"name":"a"}]"#] {
+            assert_eq!(without_multus_network(&add(existing)).as_deref(), Some(existing));
+        }
+        assert_eq!(without_multus_network("a, default/istio-cni2"), None);
+        assert_eq!(without_multus_network("[{]"), None);
     }
 }

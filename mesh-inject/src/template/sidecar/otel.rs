@@ -8,14 +8,18 @@ use crate::json::at;
 use crate::pod;
 use crate::template::TemplateContext;
 
-/// Value of `OTEL_RESOURCE_ATTRIBUTES`; empty unless a provider asks for semantic conventions.
-pub(super) fn resource_attributes(context: &TemplateContext<'_>) -> String {
-    let providers = context.mesh.get("extensionProviders").and_then(Value::as_array);
-    let asked = providers.into_iter().flatten().any(|provider| {
+/// Whether a provider of the mesh asks for semantic conventions.
+pub(crate) fn asked(mesh: &Value) -> bool {
+    let providers = mesh.get("extensionProviders").and_then(Value::as_array);
+    providers.into_iter().flatten().any(|provider| {
         at(provider, ["opentelemetry", "serviceAttributeEnrichment"]).and_then(Value::as_str)
             == Some("OTEL_SEMANTIC_CONVENTIONS")
-    });
-    if !asked {
+    })
+}
+
+/// Value of `OTEL_RESOURCE_ATTRIBUTES`; empty unless a provider asks for semantic conventions.
+pub(super) fn resource_attributes(context: &TemplateContext<'_>) -> String {
+    if !asked(context.mesh) {
         return String::new();
     }
     let annotation = |key: &str| context.annotation(key).filter(|value| !value.is_empty());
