@@ -116,19 +116,6 @@ impl Ca {
         Ok(Self { trust_domain, policy, clock, roots: Mutex::new(roots), bundle })
     }
 
-    /// Replaces the signer by another one from PEM; [`Ca::follow_files`] does it when files change. The former
-    /// roots stay trusted beside the new ones until [`Ca::retire_root`], so nobody loses a connection.
-    ///
-    /// # Errors
-    /// As [`Ca::load`], and while a root rotation is under way; the CA is then unchanged.
-    pub fn replace_signer(&self, pem: &CaPem) -> Result<(), CaError> {
-        let (signer, roots) = Signer::load(pem, &self.clock)?;
-        let mut current = self.lock();
-        current.replace(signer, roots)?;
-        self.publish(&current)?;
-        Ok(())
-    }
-
     /// The trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

@@ -6,10 +6,10 @@ use std::{
 };
 
 use aws_lc_rs::digest::{Context, Digest, SHA256};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use zeroize::Zeroizing;
 
-use super::{Ca, CaError, CaPem};
+use super::{Ca, CaError, CaPem, RootRotation};
 use crate::x509::MAX_PEM_BYTES;
 
 /// The files of a plugged-in CA, PEM.
@@ -29,8 +29,10 @@ pub struct CaFiles {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct CaFilesStatus {
-    /// How many changes of the files were taken over.
+    /// How many changes of the files were taken over: their signer signs.
     pub reloads: u64,
+    /// Whether a signer under another root waits until everybody trusts that root.
+    pub waiting: bool,
     /// How many different changes were refused; the signer before them stays.
     pub refusals: u64,
     /// Why the files as they are now are not in use; `None` when they are.
@@ -156,13 +158,16 @@ impl Drop for CaFilesFollower {
 }
 
 impl Ca {
-    /// Reads `files` again every `interval`, and signs with what they hold as soon as they hold something new and
-    /// good ([`Ca::replace_signer`]). Files that are bad, half written or of a pair that does not fit leave the signer
-    /// as it is; they are tried again until they are good. `loaded` is what the CA was made of.
+    /// Reads `files` again every `interval`, and takes over what they hold as soon as they hold something new and good
+    /// ([`Ca::replace_signer`]). Files that are bad, half written or of a pair that does not fit leave the signer as it
+    /// is; they are tried again until they are good. `loaded` is what the CA was made of.
     ///
     /// Contents are compared, not times or inodes, so that files replaced by rename or through a symbolic link (as
-    /// kubelets do) are noticed. When the new signer stands under another root, both are trusted until
-    /// [`Ca::retire_root`]; until then a third root is refused with [`CaError::Rotation`].
+    /// kubelets do) are noticed. A new signer under a root that is trusted signs at once. Under another root it waits for
+    /// [`IssuancePolicy::root_grace`](super::IssuancePolicy::root_grace) while both roots are trusted, unless the former
+    /// signer has too little time left to sign; both stay trusted until [`Ca::retire_root`], and until then a third
+    /// root is refused with [`CaError::Rotation`]. Only this process knows of the waiting: a CA that is loaded anew signs
+    /// at once with what the files hold.
     ///
     /// Must be called within a tokio runtime.
     pub fn follow_files(
@@ -172,8 +177,14 @@ impl Ca {
         interval: Duration,
     ) -> CaFilesFollower {
         let (status_out, status) = watch::channel(CaFilesStatus::default());
-        let following =
-            Following { ca: self.clone(), files, in_use: digest(loaded), refused: None, status: status_out };
+        let following = Following {
+            ca: self.clone(),
+            files,
+            in_use: digest(loaded),
+            staged: None,
+            refused: None,
+            status: status_out,
+        };
         let task = tokio::spawn(following.run(interval));
         CaFilesFollower { status, task }
     }
@@ -182,8 +193,11 @@ impl Ca {
 struct Following {
     ca: Arc<Ca>,
     files: CaFiles,
-    /// What the signer was made of; a digest, so that no second copy of the key stays in memory.
+    /// What the signer was made of, the one that waits if one does; a digest, so that no second copy of the key stays
+    /// in memory.
     in_use: Digest,
+    /// Since when a signer under another root waits.
+    staged: Option<Instant>,
     /// What was refused last and reported.
     refused: Option<CaFilesError>,
     status: watch::Sender<CaFilesStatus>,
@@ -194,6 +208,7 @@ impl Following {
         loop {
             tokio::time::sleep(interval).await;
             self.look().await;
+            self.activate_in_time();
         }
     }
 
@@ -215,11 +230,18 @@ impl Following {
             Ok(found) => {
                 self.in_use = found;
                 self.refused = None;
-                tracing::info!(certificate = %self.files.certificate.display(), "signing with the new CA files");
-                self.status.send_modify(|status| {
-                    status.reloads += 1;
-                    status.last_error = None;
-                });
+                self.staged = (self.ca.root_rotation() == RootRotation::Prepared).then(Instant::now);
+                if self.staged.is_some() {
+                    let (certificate, grace) =
+                        (self.files.certificate.display(), self.ca.policy().root_grace());
+                    tracing::info!(%certificate, ?grace, "the new CA files have another root: trusted, signing later");
+                    self.status.send_modify(|status| {
+                        status.waiting = true;
+                        status.last_error = None;
+                    });
+                } else {
+                    self.taken_over();
+                }
             }
             Err(error) if self.refused.as_ref() != Some(&error) => {
                 tracing::error!(reason = error.reason(), %error, "CA files not used, the former signer stays");
@@ -232,6 +254,34 @@ impl Following {
             // Said already.
             Err(_) => {}
         }
+    }
+
+    /// Lets the signer that waits sign when everybody had the time to learn its root, or when the former one cannot go
+    /// on: a few who have not learned it are better than nobody who gets a certificate.
+    fn activate_in_time(&mut self) {
+        let Some(since) = self.staged else { return };
+        if self.ca.root_rotation() == RootRotation::Prepared {
+            if since.elapsed() < self.ca.policy().root_grace() && self.ca.can_sign() {
+                return;
+            }
+            // Only somebody who took the step at this moment makes it fail.
+            if let Err(error) = self.ca.activate_root() {
+                tracing::debug!(%error, "the new signer signs already");
+            }
+        }
+        self.staged = None;
+        self.taken_over();
+    }
+
+    fn taken_over(&self) {
+        tracing::info!(certificate = %self.files.certificate.display(), "signing with the new CA files");
+        self.status.send_modify(|status| {
+            status.reloads += 1;
+            status.waiting = false;
+            if self.refused.is_none() {
+                status.last_error = None;
+            }
+        });
     }
 }
 

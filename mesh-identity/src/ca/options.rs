@@ -60,6 +60,10 @@ pub struct IssuancePolicy {
     pub backdate: Duration,
     /// With less than this left of its own validity the CA refuses to sign; default 10 minutes.
     pub min_remaining: Duration,
+    /// How long [`Ca::follow_files`](super::Ca::follow_files) has a plugged-in root trusted before its signer signs, so
+    /// that every workload has the bundle with both roots by then. `None`, the default, is one default lifetime:
+    /// workloads renew, and fetch the bundle, at half of it. Longer where certificates of a longer lifetime are asked for.
+    pub root_grace: Option<Duration>,
     /// The key types that requests may have; default all. RSA keys have 2048 to 8192 bits.
     pub key_kinds: Vec<KeyKind>,
 }
@@ -71,6 +75,7 @@ impl Default for IssuancePolicy {
             max_lifetime: Duration::from_secs(90 * 24 * 3600),
             backdate: Duration::from_secs(120),
             min_remaining: Duration::from_secs(600),
+            root_grace: None,
             key_kinds: vec![KeyKind::EcP256, KeyKind::EcP384, KeyKind::Ed25519, KeyKind::Rsa],
         }
     }
@@ -83,6 +88,10 @@ impl IssuancePolicy {
         self.default_lifetime = lifetime;
         self.max_lifetime = self.max_lifetime.max(lifetime);
         self
+    }
+
+    pub(super) fn root_grace(&self) -> Duration {
+        self.root_grace.unwrap_or(self.default_lifetime)
     }
 
     /// The lifetime to give: what was asked for, or the default for nothing or zero.

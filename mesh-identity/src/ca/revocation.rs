@@ -36,8 +36,8 @@ impl Ca {
         self.lock().revocation.revoked.iter().map(|(serial, _)| serial.clone()).collect()
     }
 
-    /// Revokes certificates by serial number (hexadecimal digits), whichever of the CA's signers made them, and
-    /// publishes the new lists in the bundle. Those who follow the bundle then refuse the certificates, and close
+    /// Revokes certificates by serial number (hexadecimal digits), whichever of the CA's signers made them, one that was
+    /// replaced since the CA was loaded included, and publishes the new lists in the bundle. Those who follow the bundle then refuse the certificates, and close
     /// connections of live peers (see [`ClosedWhenRevoked`](crate::tls::ClosedWhenRevoked)).
     ///
     /// # Errors
@@ -45,6 +45,7 @@ impl Ca {
     pub fn revoke<S: AsRef<str>>(&self, serials: impl IntoIterator<Item = S>) -> Result<(), CaError> {
         let now = self.clock.now();
         let mut roots = self.lock();
+        roots.forget_expired(now);
         let mut revoked = roots.revocation.revoked.clone();
         for serial in serials {
             let serial = serial.as_ref();
@@ -74,7 +75,7 @@ impl Ca {
         };
         // One list per signer, all with the same serials: serials are random, so they meet nobody else's certificate.
         let mut lists = Vec::new();
-        for signer in roots.signers() {
+        for signer in roots.issuers() {
             let list = params.signed_by(signer.issuer())?.der().to_vec();
             lists.push((signer.certificate().clone(), list));
         }

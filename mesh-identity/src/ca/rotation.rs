@@ -1,8 +1,8 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use rustls::pki_types::CertificateDer;
 
-use super::{Ca, CaError, Revocation, RootOptions, Signer};
+use super::{Ca, CaError, CaPem, Revocation, RootOptions, Signer};
 
 /// Where root rotation stands. A root is replaced in three steps, each of which must reach every workload before the
 /// next: first everybody trusts both roots, then the new one signs, then the old one is forgotten.
@@ -32,16 +32,41 @@ impl RootRotation {
 #[derive(Debug)]
 pub(super) struct Roots {
     signer: Arc<Signer>,
-    next: Option<Arc<Signer>>,
+    next: Option<Next>,
     retiring: Option<Arc<Signer>>,
+    /// Signers that others replaced while their root stays trusted, each until its last certificate is over: until
+    /// then it can still sign a revocation list.
+    former: Vec<(Arc<Signer>, SystemTime)>,
     others: Vec<CertificateDer<'static>>,
     pub(super) revocation: Revocation,
 }
 
+/// A signer whose root is trusted but that does not sign yet.
+#[derive(Debug)]
+struct Next {
+    signer: Arc<Signer>,
+    /// What a plugged-in signer brought along; `None` for a root that was made here.
+    plugged_in: Option<PluggedIn>,
+}
+
+#[derive(Debug)]
+struct PluggedIn {
+    /// Roots that are trusted because of it only.
+    new_roots: Vec<CertificateDer<'static>>,
+    /// Whether its files trust the current signer's root as well: then nothing is to be retired.
+    keeps_old_root: bool,
+}
+
 impl Roots {
     pub(super) fn new(signer: Signer, others: Vec<CertificateDer<'static>>) -> Self {
-        let signer = Arc::new(signer);
-        Self { signer, next: None, retiring: None, others, revocation: Revocation::default() }
+        Self {
+            signer: Arc::new(signer),
+            next: None,
+            retiring: None,
+            former: Vec::new(),
+            others,
+            revocation: Revocation::default(),
+        }
     }
 
     pub(super) fn signer(&self) -> &Arc<Signer> {
@@ -49,8 +74,23 @@ impl Roots {
     }
 
     /// The current signer, then the one before or after it.
-    pub(super) fn signers(&self) -> impl Iterator<Item = &Arc<Signer>> {
-        [Some(&self.signer), self.next.as_ref(), self.retiring.as_ref()].into_iter().flatten()
+    fn signers(&self) -> impl Iterator<Item = &Arc<Signer>> {
+        let next = self.next.as_ref().map(|next| &next.signer);
+        [Some(&self.signer), next, self.retiring.as_ref()].into_iter().flatten()
+    }
+
+    /// Every signer of which a certificate may still be valid.
+    pub(super) fn issuers(&self) -> impl Iterator<Item = &Arc<Signer>> {
+        self.signers().chain(self.former.iter().map(|(signer, _)| signer))
+    }
+
+    /// Forgets signers whose last certificate is over, and their revocation lists.
+    pub(super) fn forget_expired(&mut self, now: SystemTime) {
+        let (former, over) =
+            std::mem::take(&mut self.former).into_iter().partition(|(_, until)| *until >= now);
+        self.former = former;
+        let over: Vec<_> = over;
+        over.iter().for_each(|(signer, _)| self.revocation.forget_issuer(signer.certificate()));
     }
 
     /// Every trusted root, once, the signer's first.
@@ -76,24 +116,60 @@ impl Roots {
         self.revocation.lists().map(<[u8]>::to_vec).collect()
     }
 
-    /// Takes a new signer and its roots; the old signer waits to be retired unless its root stays trusted anyway.
-    pub(super) fn replace(
+    /// Takes a new signer and its roots. Under a root that is trusted already it signs at once. Under another one it
+    /// waits as the next signer: a certificate of it would be refused by everybody who has only the bundle of before.
+    /// `last_end` is when the last certificate that the old signer may have given is over.
+    fn replace(
         &mut self,
         new: Signer,
         roots: Vec<CertificateDer<'static>>,
+        last_end: SystemTime,
     ) -> Result<(), CaError> {
-        if self.state() != RootRotation::Stable {
-            return Err(CaError::Rotation { step: "replace", state: self.state().name() });
-        }
-        let root_stays = roots.contains(self.signer.root()) || new.root() == self.signer.root();
-        let old = std::mem::replace(&mut self.signer, Arc::new(new));
-        self.retiring = (!root_stays).then_some(old);
-        for root in roots {
-            if !self.others.contains(&root) {
-                self.others.push(root);
+        let withdrawn = match &self.next {
+            Some(Next { plugged_in: Some(withdrawn), .. }) => withdrawn.new_roots.clone(),
+            _ if self.state() != RootRotation::Stable => {
+                return Err(CaError::Rotation { step: "replace", state: self.state().name() });
             }
+            _ => Vec::new(),
+        };
+        // Whoever waited is not wanted any more.
+        self.next = None;
+        self.others.retain(|root| !withdrawn.contains(root));
+        let trusted = self.trusted();
+        let new_roots: Vec<_> = roots.iter().filter(|root| !trusted.contains(root)).cloned().collect();
+        let keeps_old_root = roots.contains(self.signer.root()) || new.root() == self.signer.root();
+        let is_trusted = trusted.contains(new.root());
+        let next = Next { signer: Arc::new(new), plugged_in: Some(PluggedIn { new_roots, keeps_old_root }) };
+        self.others.extend(roots.into_iter().filter(|root| !trusted.contains(root)));
+        if is_trusted {
+            self.activate(next, last_end);
+        } else {
+            self.next = Some(next);
         }
         Ok(())
+    }
+
+    fn activate(&mut self, next: Next, last_end: SystemTime) {
+        let old = std::mem::replace(&mut self.signer, next.signer);
+        if !next.plugged_in.is_some_and(|it| it.keeps_old_root) {
+            self.retiring = Some(old);
+        } else if old.certificate() != self.signer.certificate() {
+            let until = last_end.min(old.not_after());
+            self.former.push((old, until));
+        }
+    }
+
+    /// Forgets a retired signer's root and everything that stands under it alone.
+    fn forget_root_of(&mut self, old: &Signer) {
+        self.others.retain(|root| root != old.root());
+        let trusted = self.trusted();
+        let (former, gone) = std::mem::take(&mut self.former)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(signer, _)| trusted.contains(signer.root()));
+        self.former = former;
+        for signer in gone.iter().map(|(signer, _)| &**signer).chain([old]) {
+            self.revocation.forget_issuer(signer.certificate());
+        }
     }
 
     fn state(&self) -> RootRotation {
@@ -106,6 +182,12 @@ impl Roots {
 }
 
 impl Ca {
+    /// Whether the signer's own certificate still has the time that the policy demands.
+    pub(super) fn can_sign(&self) -> bool {
+        let left = self.lock().signer().not_after().duration_since(self.clock.now()).unwrap_or_default();
+        left >= self.policy.min_remaining
+    }
+
     /// Where root rotation stands.
     pub fn root_rotation(&self) -> RootRotation {
         self.lock().state()
@@ -117,7 +199,32 @@ impl Ca {
     /// A rotation is under way, or no randomness.
     pub fn prepare_root(&self, options: &RootOptions) -> Result<(), CaError> {
         let new = Signer::self_signed(&self.trust_domain, options, self.clock.now())?;
-        self.step("prepare", RootRotation::Stable, |roots| roots.next = Some(Arc::new(new)))
+        let next = Next { signer: Arc::new(new), plugged_in: None };
+        self.step("prepare", RootRotation::Stable, |roots| roots.next = Some(next))
+    }
+
+    /// Replaces the signer by another one from PEM; [`Ca::follow_files`] does it when files change.
+    ///
+    /// Under a root that is trusted already the new signer signs from now on. Under another root this is the first step
+    /// of a root rotation, with the root that the PEM brings in place of a new one: both roots are trusted, the former
+    /// signer goes on until [`Ca::activate_root`], and its root is trusted until [`Ca::retire_root`]. A signer that
+    /// waits in this way gives way to the next one that is plugged in, also to the former one.
+    ///
+    /// # Errors
+    /// As [`Ca::load`], and while another root rotation is under way; the CA is then unchanged.
+    pub fn replace_signer(&self, pem: &CaPem) -> Result<(), CaError> {
+        let (new, new_roots) = Signer::load(pem, &self.clock)?;
+        let now = self.clock.now();
+        let mut roots = self.lock();
+        roots.forget_expired(now);
+        roots.replace(new, new_roots, now + self.policy.max_lifetime)?;
+        tracing::info!(
+            state = roots.state().name(),
+            roots = roots.trusted().len(),
+            "another signer plugged in"
+        );
+        self.publish(&roots)?;
+        Ok(())
     }
 
     /// Second step: the new root signs. Take it when every workload trusts both, which is one renewal of the longest
@@ -126,9 +233,10 @@ impl Ca {
     /// # Errors
     /// There is no prepared root.
     pub fn activate_root(&self) -> Result<(), CaError> {
+        let last_end = self.clock.now() + self.policy.max_lifetime;
         self.step("activate", RootRotation::Prepared, |roots| {
             if let Some(next) = roots.next.take() {
-                roots.retiring = Some(std::mem::replace(&mut roots.signer, next));
+                roots.activate(next, last_end);
             }
         })
     }
@@ -140,8 +248,7 @@ impl Ca {
     pub fn retire_root(&self) -> Result<(), CaError> {
         self.step("retire", RootRotation::Activated, |roots| {
             if let Some(old) = roots.retiring.take() {
-                roots.others.retain(|root| root != old.root());
-                roots.revocation.forget_issuer(old.certificate());
+                roots.forget_root_of(&old);
             }
         })
     }

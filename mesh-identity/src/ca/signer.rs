@@ -143,6 +143,10 @@ impl Signer {
         &self.certificate
     }
 
+    pub(super) fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
     pub(super) fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
     }

@@ -201,7 +201,18 @@ fn a_plugged_in_signer_can_be_replaced_by_another() {
     assert_eq!(ca.root_rotation(), RootRotation::Stable, "another intermediate of the same root");
     assert_eq!(ca.bundle().roots().len(), 1);
 
+    // Another root: everybody learns it first.
+    let old_bundle = ca.bundle_set();
     ca.replace_signer(&two.intermediate()).unwrap();
+    assert_eq!(ca.root_rotation(), RootRotation::Prepared);
+    assert_eq!(ca.bundle().roots().len(), 2);
+    let during = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    let (leaf, intermediates) = during.chain.split_first().unwrap();
+    let by_old_bundle =
+        verify_chain(leaf, intermediates, &old_bundle, PeerUsage::Client, ca.clock().unix_time());
+    assert_eq!(by_old_bundle.unwrap().id, cart(), "who has not renewed yet accepts the leaves of now");
+
+    ca.activate_root().unwrap();
     assert_eq!(ca.root_rotation(), RootRotation::Activated);
     let after = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
     assert_eq!(after.roots.last(), Some(two.0.der()));
@@ -215,9 +226,78 @@ fn a_plugged_in_signer_can_be_replaced_by_another() {
     assert!(verified(&ca, &sign(&ca, &csr(KeyKind::EcP256), None).unwrap()).is_ok());
 }
 
+#[test]
+fn a_signer_that_waits_gives_way_to_the_next_one_and_its_root_is_forgotten() {
+    let (one, two, three) = (CertifiedRoot::new(), CertifiedRoot::new(), CertifiedRoot::new());
+    let first = one.intermediate();
+    let ca = Ca::load(domain(), &first, IssuancePolicy::default(), WallClock::system()).unwrap();
+    ca.replace_signer(&two.intermediate()).unwrap();
+    ca.replace_signer(&three.intermediate()).unwrap();
+    assert_eq!(ca.root_rotation(), RootRotation::Prepared);
+    assert_eq!(ca.bundle().roots(), [one.0.der().clone(), three.0.der().clone()]);
+    ca.replace_signer(&first).unwrap();
+    assert_eq!(ca.root_rotation(), RootRotation::Stable);
+    assert_eq!(ca.bundle().roots(), [one.0.der().clone()]);
+    ca.prepare_root(&RootOptions::default()).unwrap();
+    assert_eq!(ca.replace_signer(&first).unwrap_err().reason(), "rotation", "a rotation that somebody began");
+}
+
+#[test]
+fn a_new_root_that_is_trusted_in_advance_signs_at_once() {
+    let (one, two) = (CertifiedRoot::new(), CertifiedRoot::new());
+    let both = format!("{}{}", one.0.pem(), two.0.pem());
+    let first = CaPem { roots: both.clone(), ..one.intermediate() };
+    let ca = Ca::load(domain(), &first, IssuancePolicy::default(), WallClock::system()).unwrap();
+    let before = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    ca.replace_signer(&CaPem { roots: both, ..two.intermediate() }).unwrap();
+    assert_eq!(ca.root_rotation(), RootRotation::Stable, "the files trust both: nothing is to be retired");
+    let after = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    assert_eq!(after.roots.last(), Some(two.0.der()));
+    assert!(verified(&ca, &before).is_ok() && verified(&ca, &after).is_ok());
+    ca.revoke([&before.serial]).unwrap();
+    assert_eq!(verified(&ca, &before).unwrap_err(), X509Error::Revoked);
+    assert!(verified(&ca, &after).is_ok());
+}
+
+#[test]
+fn leaves_of_a_replaced_signer_can_be_revoked_until_the_last_is_over() {
+    let ahead = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let (hours, start) = (ahead.clone(), SystemTime::now());
+    let clock =
+        WallClock::from_fn(move || start + HOUR * hours.load(std::sync::atomic::Ordering::Relaxed) as u32);
+    let root = CertifiedRoot::new();
+    let policy = IssuancePolicy { max_lifetime: 24 * HOUR, ..IssuancePolicy::default() };
+    let ca = Ca::load(domain(), &root.intermediate(), policy, clock).unwrap();
+    let (early, old) =
+        (sign(&ca, &csr(KeyKind::EcP256), None).unwrap(), sign(&ca, &csr(KeyKind::EcP256), None).unwrap());
+    ca.revoke([&early.serial]).unwrap();
+    // The same name, another key: the list of before is not this signer's.
+    ca.replace_signer(&root.intermediate()).unwrap();
+    let new = sign(&ca, &csr(KeyKind::EcP256), None).unwrap();
+    assert_eq!(
+        CertificateFacts::read(&new.chain[1]).unwrap().issuer,
+        CertificateFacts::read(&old.chain[1]).unwrap().issuer
+    );
+    assert!(verified(&ca, &new).is_ok() && verified(&ca, &old).is_ok());
+    assert_eq!(verified(&ca, &early).unwrap_err(), X509Error::Revoked);
+    let peer = verified(&ca, &old).unwrap();
+
+    ca.revoke([&old.serial]).unwrap();
+    assert_eq!(verified(&ca, &old).unwrap_err(), X509Error::Revoked);
+    assert_eq!(verified(&ca, &early).unwrap_err(), X509Error::Revoked);
+    assert!(ca.bundle_set().is_revoked(&peer));
+    assert!(verified(&ca, &new).is_ok());
+    assert_eq!(ca.bundle().crls().len(), 2);
+
+    ahead.store(25, std::sync::atomic::Ordering::Relaxed);
+    ca.revoke([&old.serial]).unwrap();
+    assert_eq!(ca.bundle().crls().len(), 1, "no certificate of the former signer is left");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_plugged_in_ca_follows_its_files_and_keeps_what_is_good() {
     const INTERVAL: Duration = Duration::from_secs(5);
+    const GRACE: Duration = Duration::from_secs(24 * 3600);
     let directory = tempfile::tempdir().unwrap();
     let files = CaFiles::in_directory(directory.path());
     let write = |pem: &CaPem| {
@@ -234,7 +314,7 @@ async fn a_plugged_in_ca_follows_its_files_and_keeps_what_is_good() {
     let follower = ca.follow_files(files.clone(), &loaded, INTERVAL);
     let mut statuses = follower.watch_status();
     let mut next = async || {
-        tokio::time::timeout(INTERVAL * 2, statuses.changed()).await.expect("a change of status").unwrap();
+        tokio::time::timeout(INTERVAL * 3, statuses.changed()).await.expect("a change of status").unwrap();
         let status = statuses.borrow_and_update().clone();
         (status.reloads, status.refusals, status.last_error.map(|error| error.reason()))
     };
@@ -273,17 +353,53 @@ async fn a_plugged_in_ca_follows_its_files_and_keeps_what_is_good() {
     write(&second);
     assert_eq!(next().await, (1, 6, None), "the files are again what is in use");
 
+    // Another root: trusted at once; its signer waits until everybody has had the time to learn it.
     write(&other_root);
+    assert_eq!(next().await, (1, 6, None));
+    assert!(follower.status().waiting);
+    assert_eq!((ca.root_rotation(), ca.bundle().roots().len()), (RootRotation::Prepared, 2));
+    tokio::time::sleep(GRACE - INTERVAL * 2).await;
+    assert!(signs_with(&second));
     assert_eq!(next().await, (2, 6, None));
-    assert!(signs_with(&other_root));
+    assert!(signs_with(&other_root) && !follower.status().waiting);
     assert_eq!((ca.root_rotation(), ca.bundle().roots().len()), (RootRotation::Activated, 2));
 
     let last = three.intermediate();
     write(&last);
     assert_eq!(next().await, (2, 7, Some("rotation")), "both roots are still needed");
     ca.retire_root().unwrap();
-    assert_eq!(next().await, (3, 7, None), "taken by itself once it can be");
-    assert!(signs_with(&last));
+    assert_eq!(next().await, (2, 7, None), "taken by itself once it can be");
+    assert!(follower.status().waiting && signs_with(&other_root));
+    write(&other_root);
+    assert_eq!(next().await, (3, 7, None));
+    assert_eq!(
+        (ca.root_rotation(), ca.bundle().roots().len()),
+        (RootRotation::Stable, 1),
+        "and given up again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signer_about_to_expire_does_not_hold_up_the_next_one() {
+    const INTERVAL: Duration = Duration::from_secs(5);
+    let directory = tempfile::tempdir().unwrap();
+    let files = CaFiles::in_directory(directory.path());
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let options = RootOptions { lifetime: HOUR, ..RootOptions::default() };
+    let ca = Ca::create(domain(), &options, IssuancePolicy::default(), clock.clone()).unwrap();
+    let (loaded, ca) = (ca.to_pem(), Arc::new(ca));
+    let other = Ca::create(domain(), &RootOptions::default(), IssuancePolicy::default(), clock).unwrap();
+    let pem = other.to_pem();
+    std::fs::write(&files.key, pem.key.as_bytes()).unwrap();
+    std::fs::write(&files.certificate, &pem.certificate).unwrap();
+    std::fs::write(&files.roots, &pem.roots).unwrap();
+    let _follower = ca.follow_files(files, &loaded, INTERVAL);
+    tokio::time::sleep(HOUR / 2).await;
+    assert_eq!(ca.root_rotation(), RootRotation::Prepared);
+    // Ten minutes before its end the old one may sign no more, hours before the end of the grace.
+    tokio::time::sleep(HOUR / 3 + INTERVAL * 2).await;
+    assert_eq!(ca.root_rotation(), RootRotation::Activated);
+    assert!(verified(&ca, &sign(&ca, &csr(KeyKind::EcP256), None).unwrap()).is_ok());
 }
 
 #[test]

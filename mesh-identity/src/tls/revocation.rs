@@ -13,29 +13,43 @@ use crate::{identity::Identity, x509::PeerIdentity};
 /// `ConnectionAborted` as soon as `identity` holds a revocation list that names the certificate.
 ///
 /// TLS itself looks at revocation lists only during the handshake. Works around any stream of either end; without a
-/// peer it changes nothing. Of two tasks that share the stream, the one that polled last is woken.
+/// peer it changes nothing. Of two tasks that share the stream, one that reads and one that writes, both are woken.
 pub struct ClosedWhenRevoked<S> {
     stream: S,
-    revoked: Option<BoxFuture<'static, ()>>,
+    watch: Option<Watch>,
     closed: bool,
+}
+
+/// One future for each direction: a future wakes only the task that polled it last.
+struct Watch {
+    peer: PeerIdentity,
+    reading: BoxFuture<'static, ()>,
+    writing: BoxFuture<'static, ()>,
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Read,
+    Write,
 }
 
 impl<S> ClosedWhenRevoked<S> {
     /// Watches the bundles of `identity` for the end of `peer`, who is at the other end of `stream`.
     pub fn new(stream: S, identity: &Identity, peer: Option<PeerIdentity>) -> Self {
-        let identity = identity.clone();
-        let revoked = peer.map(|peer| -> BoxFuture<'static, ()> {
-            Box::pin(async move {
-                identity.revoked(&peer).await;
-                tracing::warn!(id = %peer.id, serial = peer.serial, "peer revoked, connection closed");
-            })
+        let watch = peer.map(|peer| {
+            let revoked = || -> BoxFuture<'static, ()> {
+                let (identity, peer) = (identity.clone(), peer.clone());
+                Box::pin(async move { identity.revoked(&peer).await })
+            };
+            let (reading, writing) = (revoked(), revoked());
+            Watch { peer, reading, writing }
         });
-        Self { stream, revoked, closed: false }
+        Self { stream, watch, closed: false }
     }
 
     /// The same type, watching nobody.
     pub(crate) fn unwatched(stream: S) -> Self {
-        Self { stream, revoked: None, closed: false }
+        Self { stream, watch: None, closed: false }
     }
 
     /// The stream within.
@@ -48,10 +62,19 @@ impl<S> ClosedWhenRevoked<S> {
         self.stream
     }
 
-    /// Looks at the revocation lists and registers the task to be woken by the next one.
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        // Not polled again once it is done.
-        self.closed = self.closed || self.revoked.as_mut().is_some_and(|it| it.as_mut().poll(cx).is_ready());
+    /// Looks at the revocation lists and registers the task of this direction to be woken by the next one.
+    fn check(&mut self, direction: Direction, cx: &mut Context<'_>) -> io::Result<()> {
+        if let (false, Some(watch)) = (self.closed, &mut self.watch) {
+            let revoked = match direction {
+                Direction::Read => &mut watch.reading,
+                Direction::Write => &mut watch.writing,
+            };
+            self.closed = revoked.as_mut().poll(cx).is_ready();
+            if self.closed {
+                let PeerIdentity { id, serial, .. } = &watch.peer;
+                tracing::warn!(%id, serial, "peer revoked, connection closed");
+            }
+        }
         if !self.closed {
             return Ok(());
         }
@@ -65,14 +88,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClosedWhenRevoked<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check(cx)?;
+        self.check(Direction::Read, cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ClosedWhenRevoked<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
+        self.check(Direction::Write, cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -81,7 +104,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClosedWhenRevoked<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
+        self.check(Direction::Write, cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -90,7 +113,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClosedWhenRevoked<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
+        self.check(Direction::Write, cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     Authorizer, Ca, Identity, SpiffeId, TrustDomain, WallClock,
     ca::{IssuancePolicy, RootOptions},
+    x509::PeerIdentity,
 };
 
 type Client = tokio_rustls::client::TlsStream<DuplexStream>;
@@ -165,14 +166,62 @@ async fn a_configuration_follows_its_identity() {
 async fn tls12_only_on_request() {
     let ca = ca("mesh.example");
     let own = ca.trust_domain().clone();
+    let asking = ClientTls::spiffe(identity(&ca, WEB), Authorizer::exact(id(CART))).allow_tls12();
+    let both = asking.build().unwrap();
+    // A peer that knows nothing newer: the same verifier and identity, TLS 1.2 alone.
     let old_only = {
-        let base = client_config(&identity(&ca, WEB), Authorizer::exact(id(CART))).unwrap();
-        let verifier = ClientTls::spiffe(identity(&ca, WEB), Authorizer::exact(id(CART))).allow_tls12();
-        let mut config = ClientConfig::clone(&verifier.build().unwrap());
-        config.enable_sni = base.enable_sni;
-        config
+        let trust = identity(&ca, WEB);
+        let verifier = verifier::SpiffeVerifier {
+            identity: trust.clone(),
+            authorizer: Authorizer::exact(id(CART)),
+            mandatory: true,
+            answer_expired: false,
+        };
+        let config = ClientConfig::builder_with_provider(crypto_provider())
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(resolver::FollowIdentity(trust)));
+        Arc::new(config)
     };
     let modern = server_config(&identity(&ca, CART), Authorizer::trust_domain(own.clone())).unwrap();
-    let (client, _) = handshake(Arc::new(old_only.clone()), modern).await.unwrap();
+    let (client, _) = handshake(both.clone(), modern.clone()).await.unwrap();
     assert_eq!(ConnectionFacts::of(client.get_ref().1).version, Some("TLSv1.3"));
+    assert!(handshake(old_only.clone(), modern).await.is_err(), "a server of TLS 1.3 takes nothing older");
+    let allowing =
+        ServerTls::for_trust_domain(identity(&ca, CART), own.clone()).allow_tls12().build().unwrap();
+    let (client, _) = handshake(old_only, allowing.clone()).await.unwrap();
+    let facts = ConnectionFacts::of(client.get_ref().1);
+    assert_eq!((facts.version, facts.peer.unwrap().id), (Some("TLSv1.2"), id(CART)));
+    let (client, _) = handshake(both, allowing).await.unwrap();
+    assert_eq!(
+        ConnectionFacts::of(client.get_ref().1).version,
+        Some("TLSv1.3"),
+        "the newer where both have it"
+    );
+}
+
+#[tokio::test]
+async fn a_revocation_wakes_the_reader_and_the_writer_of_a_split_stream() {
+    let ca = ca("mesh.example");
+    let (publisher, identity) = Identity::channel(WallClock::system());
+    publisher.publish_bundles(ca.bundle_set());
+    let peer = PeerIdentity::of_verified_chain(ca.issue_svid(&id(WEB), None).unwrap().chain()).unwrap();
+    let serial = peer.serial.clone();
+    let (near, _far) = tokio::io::duplex(16);
+    let (mut reader, mut writer) = tokio::io::split(ClosedWhenRevoked::new(near, &identity, Some(peer)));
+    let reading = tokio::spawn(async move { reader.read_u8().await.map_err(|error| error.kind()) });
+    tokio::task::yield_now().await;
+    // More than the other end takes: it waits, and it polled after the reader.
+    let writing = tokio::spawn(async move { writer.write_all(&[0; 64]).await.map_err(|error| error.kind()) });
+    tokio::task::yield_now().await;
+    assert!(!reading.is_finished() && !writing.is_finished());
+    ca.revoke([&serial]).unwrap();
+    publisher.publish_bundles(ca.bundle_set());
+    let aborted = std::io::ErrorKind::ConnectionAborted;
+    let second = Duration::from_secs(1);
+    let read = tokio::time::timeout(second, reading).await.expect("the reader is woken").unwrap();
+    let written = tokio::time::timeout(second, writing).await.expect("the writer is woken").unwrap();
+    assert_eq!((read, written), (Err(aborted), Err(aborted)));
 }

@@ -111,11 +111,9 @@ impl WorkloadApiClient {
         let response = stream.message().await?.ok_or(WorkloadApiError::Ended)?;
         let mut bundles = BundleSet::new();
         for (id, ders) in &response.bundles {
-            let mut bundle = TrustBundle::new(trust_domain(id)?, split(ders, MAX_ROOTS)?)?;
-            bundle.set_crls(response.crl.iter().map(|der| der.to_vec()))?;
-            bundles.insert(bundle);
+            bundles.insert(TrustBundle::new(trust_domain(id)?, split(ders, MAX_ROOTS)?)?);
         }
-        Ok(bundles)
+        Ok(with_crls(&bundles, &response.crl)?)
     }
 
     /// Has the API validate a JWT-SVID for an audience.
@@ -178,14 +176,20 @@ fn read_response(response: pb::X509SvidResponse) -> Result<X509Context, Workload
         bundles.merge(&bundle.into())?;
         credentials.push((Arc::new(credential), std::mem::take(&mut svid.hint)));
     }
-    let own = credentials.first().and_then(|(credential, _)| credential.id()).map(SpiffeId::trust_domain);
-    if let Some(mut bundle) = own.and_then(|domain| bundles.remove(domain.as_str())) {
-        bundle.set_crls(response.crl.iter().map(|der| der.to_vec()))?;
-        bundles.insert(bundle);
-    }
+    let bundles = with_crls(&bundles, &response.crl)?;
     let mut credentials = credentials.into_iter();
     let (credential, _) = credentials.next().ok_or(X509Error::NoCertificate)?;
     Ok(X509Context { credential, others: credentials.collect(), bundles })
+}
+
+/// Gives every bundle all revocation lists: the message does not say whose they are, and each counts for its issuer only.
+fn with_crls(bundles: &BundleSet, crls: &[bytes::Bytes]) -> Result<BundleSet, X509Error> {
+    let with_crls = |bundle: &TrustBundle| {
+        let mut bundle = bundle.clone();
+        bundle.set_crls(crls.iter().map(|der| der.to_vec()))?;
+        Ok(bundle)
+    };
+    bundles.iter().map(with_crls).collect()
 }
 
 /// The message that [`read_message`] reads, for one SVID.

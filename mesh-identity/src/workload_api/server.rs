@@ -225,8 +225,13 @@ fn concatenated<T: AsRef<[u8]>>(ders: impl IntoIterator<Item = T>) -> bytes::Byt
         .into()
 }
 
-fn crls(bundles: &BundleSet) -> Vec<bytes::Bytes> {
-    bundles.iter().flat_map(|b| b.crl_ders()).map(|der| bytes::Bytes::copy_from_slice(der)).collect()
+/// Adds the revocation lists of all bundles, each once: identities often share their bundles.
+fn add_crls(crls: &mut Vec<bytes::Bytes>, bundles: &BundleSet) {
+    for der in bundles.iter().flat_map(|bundle| bundle.crl_ders()) {
+        if !crls.iter().any(|known| known[..] == der[..]) {
+            crls.push(bytes::Bytes::copy_from_slice(der));
+        }
+    }
 }
 
 fn x509_svids(snapshots: &[(Arc<IdentitySnapshot>, String)]) -> Option<pb::X509SvidResponse> {
@@ -239,9 +244,7 @@ fn x509_svids(snapshots: &[(Arc<IdentitySnapshot>, String)]) -> Option<pb::X509S
                 response.federated_bundles.insert(bundle.trust_domain().id().to_string(), roots);
             }
         }
-        if response.crl.is_empty() {
-            response.crl = crls(&snapshot.bundles);
-        }
+        add_crls(&mut response.crl, &snapshot.bundles);
         response.svids.push(pb::X509Svid {
             spiffe_id: id.to_string(),
             x509_svid: concatenated(credential.chain()),
@@ -259,7 +262,7 @@ fn x509_bundles(snapshots: &[(Arc<IdentitySnapshot>, String)]) -> Option<pb::X50
         for bundle in snapshot.bundles.iter() {
             response.bundles.insert(bundle.trust_domain().id().to_string(), concatenated(bundle.roots()));
         }
-        response.crl = crls(&snapshot.bundles);
+        add_crls(&mut response.crl, &snapshot.bundles);
     }
     (!response.bundles.is_empty()).then_some(response)
 }

@@ -26,6 +26,17 @@ impl Attestor for OneUser {
     }
 }
 
+/// Gives every caller the same identities.
+#[derive(Debug)]
+struct Several(Vec<Identity>);
+
+impl Attestor for Several {
+    fn attest(&self, _: PeerCredentials) -> BoxFuture<'_, Result<Vec<Attested>, AttestError>> {
+        let attested = |identity: &Identity| Attested { identity: identity.clone(), hint: String::new() };
+        ready(Ok(self.0.iter().map(attested).collect())).boxed()
+    }
+}
+
 struct Setup {
     ca: Ca,
     publisher: IdentityPublisher,
@@ -98,6 +109,44 @@ async fn revocation_lists_travel_with_the_bundle() {
     let context = setup.client.x509_contexts().await.unwrap().next().await.unwrap();
     assert_eq!(context.bundles.get("td.example").unwrap().crl_ders().len(), 1);
     assert_eq!(setup.client.x509_bundles().await.unwrap(), setup.ca.bundle_set());
+}
+
+#[tokio::test]
+async fn revocation_lists_of_federated_domains_and_of_every_identity_travel_too() {
+    let new_ca = |domain: &str| {
+        let domain = TrustDomain::parse(domain).unwrap();
+        Ca::create(domain, &RootOptions::default(), IssuancePolicy::default(), WallClock::system()).unwrap()
+    };
+    let (one, two, federated) = (new_ca("one.example"), new_ca("two.example"), new_ca("far.example"));
+    let issue = |ca: &Ca| {
+        let id = SpiffeId::parse(&format!("{}/a", ca.trust_domain().id())).unwrap();
+        ca.issue_svid(&id, None).unwrap()
+    };
+    let mut revoked = Vec::new();
+    for ca in [&one, &two, &federated] {
+        let credential = issue(ca);
+        ca.revoke([credential.serial()]).unwrap();
+        revoked.push(crate::x509::PeerIdentity::of_verified_chain(credential.chain()).unwrap());
+    }
+    let live = |own: &Ca, others: &[&Ca]| {
+        let bundles = others.iter().chain([&own]).map(|ca| ca.bundle()).collect();
+        Identity::fixed(Some(issue(own)), bundles, WallClock::system())
+    };
+    let attestor = Several(vec![live(&one, &[&federated]), live(&two, &[])]);
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("workload.sock");
+    let router = Server::builder().add_service(WorkloadApiServer::new(attestor).into_service());
+    tokio::spawn(serve_unix(socket.clone(), 0o600, router));
+    while !socket.exists() {
+        tokio::task::yield_now().await;
+    }
+    let client = WorkloadApiClient::new(&socket).unwrap();
+    let context = client.x509_contexts().await.unwrap().next().await.unwrap();
+    let bundles = client.x509_bundles().await.unwrap();
+    for peer in &revoked {
+        assert!(context.bundles.is_revoked(peer), "{}", peer.id);
+        assert!(bundles.is_revoked(peer), "{}", peer.id);
+    }
 }
 
 #[tokio::test]

@@ -135,11 +135,13 @@ impl Credential {
     /// An X.509-SVID: a leaf that obeys the X.509-SVID standard, then its intermediates.
     ///
     /// # Errors
-    /// Any rule of the standard that the leaf breaks; a chain that is empty or over [`MAX_CHAIN`]; a key that cannot be
-    /// used or is not the leaf's. Whether a root stands behind the chain is not checked here.
+    /// Any rule of the standard that the leaf breaks; a chain that is empty, over [`MAX_CHAIN`] or out of order; a key that
+    /// cannot be used or is not the leaf's. Whether a root stands behind the chain is not checked here; roots may be at
+    /// its end, as some agents append them.
     pub fn svid(chain: Vec<CertificateDer<'static>>, key: PrivateKey) -> Result<Self, X509Error> {
         let mut credential = Self::build(chain, key)?;
         credential.id = Some(check_leaf(&credential.facts)?);
+        check_order(&credential.facts, &credential.chain)?;
         Ok(credential)
     }
 
@@ -227,6 +229,19 @@ impl Credential {
     pub fn certified_key(&self) -> &Arc<CertifiedKey> {
         &self.certified
     }
+}
+
+/// Each certificate is issued by the one after it. Only roots, which are issued by themselves, may follow without that.
+fn check_order(leaf: &CertificateFacts, chain: &[CertificateDer<'_>]) -> Result<(), X509Error> {
+    let mut issuer = leaf.issuer.clone();
+    for (place, certificate) in chain.iter().enumerate().skip(1) {
+        let facts = CertificateFacts::read(certificate)?;
+        if !facts.self_issued && facts.subject != issuer {
+            return Err(X509Error::ChainOrder { place });
+        }
+        issuer = facts.issuer;
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Credential {

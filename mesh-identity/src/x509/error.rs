@@ -27,6 +27,12 @@ pub enum X509Error {
         /// How many were given.
         count: usize,
     },
+    /// A certificate that did not issue the one before it.
+    #[error("certificate {place} of the chain did not issue the one before it (RFC 8446 4.4.2)")]
+    ChainOrder {
+        /// Its place, the leaf's being 0.
+        place: usize,
+    },
     /// More roots than one trust domain may have.
     #[error("{count} roots of one trust domain; at most {max} are accepted", max = crate::bundle::MAX_ROOTS)]
     TooManyRoots {
@@ -199,6 +205,7 @@ impl X509Error {
             Self::NoBundle { .. } => "no_bundle",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::ChainOrder { .. } => "chain_order",
             Self::UnknownIssuer => "unknown_issuer",
             Self::Revoked => "revoked",
             Self::Path { .. } => "path",

@@ -29,6 +29,8 @@ pub struct CertificateFacts {
     pub serial: String,
     /// The issuer's name, DER.
     pub issuer: Vec<u8>,
+    /// The subject's name, DER; an empty sequence in a leaf that has only alternative names.
+    pub subject: Vec<u8>,
     /// Whether issuer and subject are the same name.
     pub self_issued: bool,
     /// The first moment of validity.
@@ -74,6 +76,7 @@ impl CertificateFacts {
             constrains_uris: false,
             serial: hex(certificate.raw_serial()),
             issuer: certificate.issuer().as_raw().to_vec(),
+            subject: certificate.subject().as_raw().to_vec(),
             self_issued: certificate.issuer().as_raw() == certificate.subject().as_raw(),
             not_before: system_time(validity.not_before.timestamp()),
             not_after: system_time(validity.not_after.timestamp()),
