@@ -6,6 +6,7 @@
 //!
 //! The descriptors take about 11 MB and 30 ms to load and are loaded on first use.
 
+mod anys;
 mod canonical;
 mod pool;
 mod print;

@@ -3,8 +3,12 @@
 //! `envoy` is looked for in `MESH_ENVOY` and on the `PATH`, a Python with `grpcio` in `MESH_PYTHON` and as `python3`.
 //! A peer that is not there shows its trials as ignored; with `MESH_REQUIRE_PEERS=1` it is a failure.
 
+#[path = "peers/dump.rs"]
+mod dump;
 #[path = "peers/envoy.rs"]
 mod envoy;
+#[path = "peers/examples.rs"]
+mod examples;
 #[path = "peers/grpc.rs"]
 mod grpc;
 #[path = "support/server_process.rs"]
@@ -37,7 +41,10 @@ fn main() {
         trial("envoy_outlives_killed_servers_by_state_of_the_world", &envoy, |path| {
             block_on(envoy::outlives_kills(path, "GRPC"))
         }),
-        trial("envoy_config_dump_survives_json", &envoy, |path| block_on(envoy::config_dump(path))),
+        trial("envoy_admin_pages_survive_our_types", &envoy, |path| block_on(dump::everything(path))),
+        trial("envoy_serves_the_example", &envoy, |path| block_on(examples::control_plane(path))),
+        Trial::test("the_example_prints_every_change", || block_on(examples::watch())),
+        Trial::test("examples_are_forty_lines", examples::are_short),
         trial("grpc_calls_through_xds", &python, |path| block_on(grpc::calls(path))),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

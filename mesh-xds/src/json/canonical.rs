@@ -12,7 +12,7 @@ use super::pool::{self, OPAQUE_URL};
 
 /// Encodes `message` with maps in key order and with every opaque stand-in replaced by what it stands for.
 pub(super) fn encode(message: &DynamicMessage) -> Vec<u8> {
-    if message.descriptor().full_name() == "google.protobuf.Any" {
+    if message.descriptor().full_name() == pool::ANY {
         return any(message);
     }
     let mut out = Vec::new();

@@ -13,6 +13,10 @@ pub(super) const OPAQUE: &str = "mesh.xds.json.OpaqueAny";
 /// Its type URL.
 pub(super) const OPAQUE_URL: &str = "type.googleapis.com/mesh.xds.json.OpaqueAny";
 
+/// Two well-known types that are treated by name.
+pub(super) const ANY: &str = "google.protobuf.Any";
+pub(super) const EMPTY: &str = "google.protobuf.Empty";
+
 /// Every message of `pb`, and [`OPAQUE`].
 pub(super) fn pool() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();

@@ -9,13 +9,17 @@ use prost_types::Any;
 use serde_json::{Value as Json, json};
 
 use super::JsonError;
+use super::anys;
 use super::pool::{self, OPAQUE, OPAQUE_URL};
 
 /// What stands in place of a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// How many `Any` may be nested in each other before the rest is printed as bytes.
-const MAX_ANY_DEPTH: usize = 32;
+/// How deep messages may be nested before an `Any` is printed as bytes: each `Any` starts a decoder whose own limit of
+/// 100 knows nothing of what is around it, and a stack has an end.
+const MAX_DEPTH: usize = 100;
+
+const EMPTY_URL: &str = "type.googleapis.com/google.protobuf.Empty";
 
 /// Whether fields that hold secrets (private keys, passwords, ticket keys) are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,22 +35,13 @@ pub(super) fn message(name: &str, bytes: &[u8], redaction: Redaction) -> Result<
     let descriptor = pool::descriptor(name)?;
     let mut dynamic = DynamicMessage::decode(descriptor, bytes)
         .map_err(|e| JsonError::Decode { name: name.to_owned(), message: e.to_string() })?;
-    prepare(&mut dynamic, redaction, 0);
+    prepare(&mut dynamic, redaction, 0)?;
     serialize(&dynamic)
 }
 
 pub(super) fn any(any: &Any, redaction: Redaction) -> Json {
-    let name = pool::name_of(&any.type_url);
-    let expanded = pool::known(name).and_then(|_| message(name, &any.value, redaction).ok());
-    match expanded {
-        Some(Json::Object(mut fields)) => {
-            fields.insert("@type".to_owned(), Json::String(any.type_url.clone()));
-            Json::Object(fields)
-        }
-        // Messages whose JSON is not an object (Duration, wrappers) stand under "value".
-        Some(value) => json!({ "@type": any.type_url, "value": value }),
-        None => opaque(&any.type_url, &any.value),
-    }
+    // Some soundly encoded messages have no JSON, a `Value` without a kind for instance.
+    message(pool::ANY, &any.encode_to_vec(), redaction).unwrap_or_else(|_| opaque(&any.type_url, &any.value))
 }
 
 fn opaque(type_url: &str, bytes: &[u8]) -> Json {
@@ -58,33 +53,49 @@ fn serialize(message: &DynamicMessage) -> Result<Json, JsonError> {
     let mut json = message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| {
         JsonError::Decode { name: message.descriptor().full_name().to_owned(), message: e.to_string() }
     })?;
-    reveal(&mut json);
+    anys::each(&mut json, &message.descriptor(), &mut reveal);
     Ok(json)
 }
 
 /// Makes a message printable: secrets go, unknown `Any`s become the stand-in.
-fn prepare(message: &mut DynamicMessage, redaction: Redaction, depth: usize) {
-    if message.descriptor().full_name() == "google.protobuf.Any" {
+fn prepare(message: &mut DynamicMessage, redaction: Redaction, depth: usize) -> Result<(), JsonError> {
+    if message.descriptor().full_name() == pool::ANY {
         prepare_any(message, redaction, depth);
-        return;
+        return Ok(());
     }
+    refuse_infinity(message)?;
     for (field, value) in message.fields_mut() {
         if redaction == Redaction::On && is_sensitive(&field) {
             redact(value);
             continue;
         }
+        let below = |child: &mut DynamicMessage| prepare(child, redaction, depth + 1);
         match value {
-            Value::Message(child) => prepare(child, redaction, depth),
-            Value::List(items) => {
-                items.iter_mut().filter_map(Value::as_message_mut).for_each(|m| prepare(m, redaction, depth));
-            }
+            Value::Message(child) => below(child)?,
+            Value::List(items) => items.iter_mut().filter_map(Value::as_message_mut).try_for_each(below)?,
             Value::Map(entries) => {
-                let children = entries.values_mut().filter_map(Value::as_message_mut);
-                children.for_each(|m| prepare(m, redaction, depth));
+                entries.values_mut().filter_map(Value::as_message_mut).try_for_each(below)?
             }
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// A wrapped number that is not finite: the serializer would print it as `null`, which is "not set".
+fn refuse_infinity(message: &DynamicMessage) -> Result<(), JsonError> {
+    let descriptor = message.descriptor();
+    let name = descriptor.full_name();
+    if name != "google.protobuf.DoubleValue" && name != "google.protobuf.FloatValue" {
+        return Ok(());
+    }
+    let number = message.get_field_by_number(1);
+    let double = number.as_deref().and_then(Value::as_f64);
+    let float = number.as_deref().and_then(Value::as_f32);
+    if double.is_none_or(f64::is_finite) && float.is_none_or(f32::is_finite) {
+        return Ok(());
+    }
+    Err(JsonError::Decode { name: name.to_owned(), message: "the number is not finite".to_owned() })
 }
 
 fn prepare_any(any: &mut DynamicMessage, redaction: Redaction, depth: usize) {
@@ -97,13 +108,11 @@ fn prepare_any(any: &mut DynamicMessage, redaction: Redaction, depth: usize) {
         _ => Bytes::new(),
     };
     let inner = pool::known(pool::name_of(&type_url))
-        .filter(|_| depth < MAX_ANY_DEPTH)
-        .and_then(|descriptor| DynamicMessage::decode(descriptor, bytes.clone()).ok());
+        .filter(|_| depth < MAX_DEPTH)
+        .and_then(|descriptor| DynamicMessage::decode(descriptor, bytes.clone()).ok())
+        .and_then(|mut inner| prepare(&mut inner, redaction, depth + 1).is_ok().then_some(inner));
     match inner {
-        Some(mut inner) => {
-            prepare(&mut inner, redaction, depth + 1);
-            any.set_field_by_number(2, Value::Bytes(inner.encode_to_vec().into()));
-        }
+        Some(inner) => any.set_field_by_number(2, Value::Bytes(inner.encode_to_vec().into())),
         None => hide(any, type_url, bytes),
     }
 }
@@ -130,7 +139,7 @@ fn redact(value: &mut Value) {
     match value {
         Value::String(text) => REDACTED.clone_into(text),
         Value::Bytes(bytes) => *bytes = Bytes::from_static(REDACTED.as_bytes()),
-        Value::Message(any) if any.descriptor().full_name() == "google.protobuf.Any" => {
+        Value::Message(any) if any.descriptor().full_name() == pool::ANY => {
             let type_url = any.get_field_by_number(1).and_then(|v| v.as_str().map(str::to_owned));
             hide(any, type_url.unwrap_or_default(), REDACTED.as_bytes().into());
         }
@@ -141,16 +150,21 @@ fn redact(value: &mut Value) {
     }
 }
 
-/// Turns stand-ins back into `{"@type": ..., "value": ...}`.
-fn reveal(json: &mut Json) {
-    match json {
-        Json::Object(fields) if fields.get("@type").is_some_and(|t| t == OPAQUE_URL) => {
-            let url = fields.remove("type_url").unwrap_or_else(|| Json::String(String::new()));
-            let value = fields.remove("value").unwrap_or_else(|| Json::String(String::new()));
-            *json = json!({ "@type": url, "value": value });
-        }
-        Json::Object(fields) => fields.values_mut().for_each(reveal),
-        Json::Array(items) => items.iter_mut().for_each(reveal),
-        _ => {}
+/// Gives an `Any` the form that others print: a stand-in becomes `{"@type": ..., "value": ...}`, or `{}` when it holds
+/// nothing, and `Empty` needs no value.
+fn reveal(any: &mut Json) -> bool {
+    let Json::Object(fields) = any else { return false };
+    let kind = fields.get("@type").and_then(Json::as_str).unwrap_or_default();
+    if kind == OPAQUE_URL {
+        let (url, value) = (fields.remove("type_url"), fields.remove("value"));
+        let empty = || Json::String(String::new());
+        *any = match (url, value) {
+            (None, None) => json!({}),
+            (url, value) => {
+                json!({ "@type": url.unwrap_or_else(empty), "value": value.unwrap_or_else(empty) })
+            }
+        };
+        return true;
     }
+    kind == EMPTY_URL && fields.remove("value").is_some()
 }

@@ -6,8 +6,8 @@ use serde_json::{Value as Json, json};
 use serde_path_to_error::{Deserializer as Tracked, Track};
 
 use super::JsonError;
-use super::canonical;
-use super::pool::{self, OPAQUE_URL};
+use super::pool::{self, ANY, EMPTY, OPAQUE_URL};
+use super::{anys, canonical};
 
 pub(super) fn from_json<T: Message + Name + Default>(text: &str) -> Result<T, JsonError> {
     let descriptor = pool::descriptor(&T::full_name())?;
@@ -25,7 +25,7 @@ pub(super) fn from_value<T: Message + Name + Default>(value: &Json) -> Result<T,
     read(|descriptor| parse_value(value, descriptor), || Some(value.clone()), &descriptor)
 }
 
-/// Reads directly, which keeps lines; only a document with unknown `Any` types is read again with stand-ins.
+/// Reads directly, which keeps lines; only a document with `Any`s in another form is read again, with stand-ins.
 fn read<T: Message + Name + Default>(
     direct: impl FnOnce(&MessageDescriptor) -> Result<DynamicMessage, JsonError>,
     untyped: impl FnOnce() -> Option<Json>,
@@ -35,7 +35,7 @@ fn read<T: Message + Name + Default>(
         Ok(message) => message,
         Err(error) => {
             let Some(mut json) = untyped() else { return Err(error) };
-            if !hide_unknown(&mut json) {
+            if !anys::each(&mut json, descriptor, &mut adapt) {
                 return Err(error);
             }
             parse_value(&json, descriptor)?
@@ -115,22 +115,29 @@ fn key_position(text: &str, from: usize, message: &str) -> Option<(usize, usize)
     })
 }
 
-/// Replaces `{"@type": unknown, "value": "<base64>"}` by the stand-in; whether there was any.
-fn hide_unknown(json: &mut Json) -> bool {
-    match json {
-        Json::Object(fields) => {
-            let unknown = fields
-                .get("@type")
-                .and_then(Json::as_str)
-                .filter(|url| pool::known(pool::name_of(url)).is_none())
-                .map(str::to_owned);
-            if let (Some(url), Some(Json::String(value)), 2) = (unknown, fields.get("value"), fields.len()) {
-                *json = json!({ "@type": OPAQUE_URL, "type_url": url, "value": value });
-                return true;
-            }
-            fields.values_mut().fold(false, |any, value| hide_unknown(value) | any)
+/// Puts an `Any` into the form that the descriptors understand; whether that changed it.
+///
+/// What is printed as bytes, `{"@type": ..., "value": "<base64>"}`, becomes the stand-in, and so does `{}`, which holds
+/// nothing. `Empty` may stand without a value, as C++ prints it.
+fn adapt(any: &mut Json) -> bool {
+    let Json::Object(fields) = any else { return false };
+    let url = fields.get("@type").and_then(Json::as_str).map(str::to_owned);
+    match (url, fields.get("value"), fields.len()) {
+        (None, None, 0) => *any = json!({ "@type": OPAQUE_URL }),
+        (Some(url), Some(Json::String(value)), 2) if may_be_bytes(pool::name_of(&url)) => {
+            *any = json!({ "@type": OPAQUE_URL, "type_url": url, "value": value });
         }
-        Json::Array(items) => items.iter_mut().fold(false, |any, value| hide_unknown(value) | any),
-        _ => false,
+        (Some(url), None, 1) if pool::name_of(&url) == EMPTY => {
+            fields.insert("value".to_owned(), json!({}));
+        }
+        _ => return false,
     }
+    true
+}
+
+/// Whether text under "value" can be nothing but bytes: the type is unknown, or says nothing under that name itself.
+fn may_be_bytes(name: &str) -> bool {
+    let Some(descriptor) = pool::known(name) else { return true };
+    let own_json = name.starts_with("google.protobuf.") && name != ANY;
+    !own_json && descriptor.get_field_by_json_name("value").is_none()
 }

@@ -114,6 +114,62 @@ fn broken_bytes_of_a_known_type_print_as_bytes() {
 }
 
 #[test]
+fn what_has_no_json_prints_as_bytes() {
+    use crate::pb::envoy::config::core::v3::RateLimitSettings;
+    let endless = RateLimitSettings { fill_rate: Some(f64::INFINITY), ..Default::default() };
+    let type_url = "type.googleapis.com/envoy.config.core.v3.RateLimitSettings".to_owned();
+    let any = Any { type_url, value: endless.encode_to_vec() };
+    assert_eq!(to_value(&endless, Redaction::Off).unwrap_err().reason(), "decode");
+    let outer =
+        Metadata { typed_filter_metadata: [("a".to_owned(), any.clone())].into(), ..Default::default() };
+    let json = to_value(&outer, Redaction::Off).unwrap();
+    assert_eq!(json["typed_filter_metadata"]["a"], any_to_value(&any, Redaction::Off));
+    assert!(json["typed_filter_metadata"]["a"]["value"].is_string(), "{json}");
+    assert_eq!(from_value::<Metadata>(&json), Ok(outer));
+}
+
+#[test]
+fn well_known_types_in_an_any_stand_under_value() {
+    let structure = prost_types::Struct { fields: [("a".to_owned(), true.into())].into() };
+    let structure = Any {
+        type_url: "type.googleapis.com/google.protobuf.Struct".into(),
+        value: structure.encode_to_vec(),
+    };
+    let json = json!({ "@type": structure.type_url, "value": { "a": true } });
+    assert_eq!(any_to_value(&structure, Redaction::On), json);
+    assert_eq!(from_value::<Any>(&json), Ok(structure));
+    // C++ leaves out the value of `Empty`, Go writes it.
+    let url = "type.googleapis.com/google.protobuf.Empty";
+    let empty = Any { type_url: url.to_owned(), value: Vec::new() };
+    for json in [json!({ "@type": url }), json!({ "@type": url, "value": {} })] {
+        assert_eq!(from_value::<Any>(&json), Ok(empty.clone()), "{json}");
+    }
+}
+
+#[test]
+fn a_struct_that_looks_like_an_any_is_left_alone() {
+    let metadata = "filter_metadata: { a: { \"@type\": acme.dev/acme.Thing, value: AQL/ }, b: { \"@type\": \
+                    type.googleapis.com/google.protobuf.Empty, value: {} }, c: {} }\n\
+                    typed_filter_metadata: { d: { \"@type\": acme.dev/acme.Thing, value: AQL/ } }\n";
+    let read: Metadata = from_yaml(metadata).unwrap();
+    assert_eq!(read.filter_metadata["a"].fields.len(), 2);
+    assert_eq!(read.filter_metadata["b"].fields.len(), 2);
+    assert_eq!(read.typed_filter_metadata["d"].value, [1, 2, 255]);
+    let printed = to_value(&read, Redaction::Off).unwrap();
+    assert_eq!(printed["filter_metadata"]["b"].as_object().unwrap().len(), 2);
+    assert_eq!(from_value::<Metadata>(&printed), Ok(read));
+}
+
+#[test]
+fn an_any_that_holds_nothing_is_an_empty_object() {
+    let nothing =
+        Metadata { typed_filter_metadata: [("a".to_owned(), Any::default())].into(), ..Default::default() };
+    let printed = to_value(&nothing, Redaction::Off).unwrap();
+    assert_eq!(printed, json!({ "typed_filter_metadata": { "a": {} } }));
+    assert_eq!(from_value::<Metadata>(&printed), Ok(nothing));
+}
+
+#[test]
 fn nested_any_bombs_are_cut() {
     let mut any = Any { type_url: "type.googleapis.com/acme.Thing".into(), value: vec![1] };
     for _ in 0..5_000 {

@@ -5,9 +5,14 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 use super::{ResourceError, TypeUrl};
 
+/// The fields of an `Address`, and the name of a `Workload`.
+const WORKLOAD: u32 = 1;
+const SERVICE: u32 = 2;
+const WORKLOAD_UID: u32 = 20;
+
 /// Reads the name of an encoded resource without decoding the rest of it.
 ///
-/// For a type that this crate does not know the name is taken from field 1 when that is a string, which is where all
+/// For a type without a rule of its own the name is taken from field 1 when that is a string, which is where all
 /// xDS resource types have it.
 ///
 /// # Errors
@@ -16,6 +21,7 @@ pub fn peek_name(type_url: &TypeUrl, bytes: &[u8]) -> Result<String, ResourceErr
     let name = match type_url {
         t if *t == TypeUrl::NAME_TABLE => Ok(t.as_str().to_owned()),
         t if *t == TypeUrl::WORKLOAD_ADDRESS => address(bytes),
+        t if *t == TypeUrl::WORKLOAD => string(bytes, WORKLOAD_UID),
         t if *t == TypeUrl::AUTHORIZATION => pair(bytes, 2, 1),
         _ => string(bytes, 1),
     }
@@ -27,11 +33,24 @@ pub fn peek_name(type_url: &TypeUrl, bytes: &[u8]) -> Result<String, ResourceErr
 }
 
 /// `<workload uid>` or `<service namespace>/<service hostname>`.
+///
+/// The two are a oneof: the one that comes last counts, and parts of it that follow each other are one message.
 fn address(bytes: &[u8]) -> Result<String, String> {
-    if let Some(workload) = last(bytes, 1)? {
-        return string(workload, 20);
+    let (mut kind, mut message) = (0, Vec::new());
+    fields(bytes, |field, value| {
+        if field == WORKLOAD || field == SERVICE {
+            if field != kind {
+                message.clear();
+            }
+            kind = field;
+            message.extend_from_slice(value);
+        }
+    })?;
+    match kind {
+        WORKLOAD => string(&message, WORKLOAD_UID),
+        SERVICE => pair(&message, 2, 3),
+        _ => Ok(String::new()),
     }
-    last(bytes, 2)?.map_or_else(|| Ok(String::new()), |service| pair(service, 2, 3))
 }
 
 fn pair(bytes: &[u8], first: u32, second: u32) -> Result<String, String> {
@@ -44,24 +63,34 @@ fn string(bytes: &[u8], field: u32) -> Result<String, String> {
 }
 
 /// The last occurrence of a length-delimited field at the top level, as protobuf's "last one wins" demands.
-fn last(mut bytes: &[u8], field: u32) -> Result<Option<&[u8]>, String> {
+fn last(bytes: &[u8], wanted: u32) -> Result<Option<&[u8]>, String> {
     let mut found = None;
+    fields(bytes, |field, value| {
+        if field == wanted {
+            found = Some(value);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Hands over every length-delimited field at the top level.
+fn fields<'a>(mut bytes: &'a [u8], mut each: impl FnMut(u32, &'a [u8])) -> Result<(), String> {
     while bytes.has_remaining() {
-        let (tag, wire) = decode_key(&mut bytes).map_err(|e| e.to_string())?;
-        if tag == field && wire == WireType::LengthDelimited {
+        let (field, wire) = decode_key(&mut bytes).map_err(|e| e.to_string())?;
+        if wire == WireType::LengthDelimited {
             let length = decode_varint(&mut bytes).map_err(|e| e.to_string())?;
             let length = usize::try_from(length).map_err(|e| e.to_string())?;
             if length > bytes.len() {
                 return Err("length is beyond the end of the message".to_owned());
             }
             let (value, rest) = bytes.split_at(length);
-            found = Some(value);
+            each(field, value);
             bytes = rest;
         } else {
-            skip_field(wire, tag, &mut bytes, DecodeContext::default()).map_err(|e| e.to_string())?;
+            skip_field(wire, field, &mut bytes, DecodeContext::default()).map_err(|e| e.to_string())?;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -84,6 +113,7 @@ mod tests {
         check(&Cluster { name: "c".into(), alt_stat_name: "other".into(), ..Default::default() });
         check(&Authorization { name: "p".into(), namespace: "n".into(), ..Default::default() });
         let workload = Workload { uid: "k/Pod/n/p".into(), name: "p".into(), ..Default::default() };
+        check(&workload);
         check(&Address { r#type: Some(address::Type::Workload(workload)) });
         let service = Service { namespace: "n".into(), hostname: "h".into(), ..Default::default() };
         check(&Address { r#type: Some(address::Type::Service(service)) });

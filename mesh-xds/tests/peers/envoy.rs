@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use libtest_mimic::Failed;
 use mesh_xds::TypeUrl;
-use mesh_xds::json::{Redaction, from_json, from_yaml, to_value};
-use mesh_xds::pb::envoy::admin::v3::ConfigDump;
+use mesh_xds::json::from_yaml;
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
 use mesh_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use mesh_xds::pb::envoy::config::listener::v3::Listener;
@@ -18,7 +17,7 @@ use mesh_xds::server::{Snapshot, SnapshotBuilder, SnapshotCache, SyncState, Type
 use crate::server_process::{Counts, ServerProcess, quiet_port};
 use crate::support::{PATIENCE, Process, Server, backend, free_port, get, until};
 
-fn bootstrap(api_type: &str, xds_port: u16, admin_port: u16) -> String {
+pub(crate) fn bootstrap(api_type: &str, xds_port: u16, admin_port: u16) -> String {
     format!(
         r#"
 node: {{ id: envoy, cluster: test }}
@@ -309,47 +308,5 @@ impl Load {
         } else {
             Err(format!("failed: {failed:?}"))
         }
-    }
-}
-
-/// What Envoy says about itself reads into our types and prints again without loss.
-pub(crate) async fn config_dump(path: PathBuf) -> Result<(), Failed> {
-    let one = backend("one").await?;
-    let running = start(&path, "DELTA_GRPC", one).await?;
-    let (status, text) =
-        tokio::time::timeout(Duration::from_secs(10), get(running.admin, "/config_dump?include_eds"))
-            .await??;
-    if status != 200 {
-        return Err(format!("config_dump answers {status}").into());
-    }
-    let dump: ConfigDump = from_json(&text)?;
-    let (ours, theirs) =
-        (to_value(&dump, Redaction::Off)?, serde_json::from_str::<serde_json::Value>(&text)?);
-    if let Some(path) = difference("", &theirs, &ours) {
-        return Err(format!("our print differs at {path}").into());
-    }
-    println!("{} bytes of config_dump, {} sections", text.len(), dump.configs.len());
-    Ok(())
-}
-
-/// Where two JSON values differ; numbers that are equal may be written differently.
-fn difference(path: &str, theirs: &serde_json::Value, ours: &serde_json::Value) -> Option<String> {
-    use serde_json::Value;
-    match (theirs, ours) {
-        (Value::Object(a), Value::Object(b)) => {
-            let missing = b.keys().find(|k| !a.contains_key(*k)).map(|k| format!("{path}.{k} (only ours)"));
-            a.iter()
-                .find_map(|(k, v)| match b.get(k) {
-                    Some(w) => difference(&format!("{path}.{k}"), v, w),
-                    None => Some(format!("{path}.{k} (only theirs: {v})")),
-                })
-                .or(missing)
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            a.iter().zip(b).enumerate().find_map(|(i, (v, w))| difference(&format!("{path}[{i}]"), v, w))
-        }
-        (Value::Number(a), Value::Number(b)) if a.as_f64() == b.as_f64() => None,
-        (a, b) if a == b => None,
-        (a, b) => Some(format!("{path}: {a} became {b}")),
     }
 }
