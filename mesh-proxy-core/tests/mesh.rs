@@ -195,7 +195,7 @@ async fn a_peer_is_not_believed_about_others() {
         let mut chains = inbound_chains(app.address.port(), vec![], false);
         for filter in chains.iter_mut().flat_map(|chain| &mut chain.filters) {
             if let NetworkFilter::Http(manager) = filter {
-                manager.forward_client_cert = inbound;
+                Arc::make_mut(manager).forward_client_cert = inbound;
             }
         }
         let (_inbound, server) = server(&ca, REVIEWS, app.address, chains);

@@ -261,3 +261,33 @@ fn a_policy_that_was_good_serves_on_when_its_text_is_torn() {
     let state = fixture.settle();
     assert_eq!((state.objects.len(), state.fail_closed.len()), (2, 1));
 }
+
+#[test]
+fn a_look_that_was_kept_waiting_does_not_put_off_the_next() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .max_blocking_threads(1)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let (fixture, _) = Fixture::new(&[]);
+        let mut states = watch(Fixture::open(fixture.dir.path()), POLL_INTERVAL).await;
+        // Somebody has the only thread for a second, as on a machine with far more to do than it can.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let holder = tokio::task::spawn_blocking(move || held.recv());
+        // The pause begins, the look begins behind the one who holds the thread, a second passes.
+        for step in [Duration::ZERO, POLL_INTERVAL * 2, Duration::from_secs(1)] {
+            tokio::time::advance(step).await;
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(release);
+        let _ = holder.await;
+        fixture.write("config/a.yaml", &service("a"));
+        let seen = tokio::time::timeout(Duration::from_secs(3), states.changed()).await;
+        seen.expect("the edit is seen in time").expect("the watch goes on");
+        assert_eq!(states.borrow().objects.len(), 1);
+    });
+}

@@ -11,6 +11,9 @@ mod spec;
 
 use libtest_mimic::{Arguments, Trial};
 
+/// A trial's name and what it checks.
+type Check = (&'static str, fn() -> lab::Checked);
+
 fn main() {
     let args = Arguments::from_args();
     let missing = lab::command(std::path::Path::new("/dev/null/nowhere"))
@@ -18,7 +21,7 @@ fn main() {
         .output()
         .is_ok_and(|output| String::from_utf8_lossy(&output.stderr).contains("missing privileges"));
     let ignored = missing && std::env::var_os("MESH_REQUIRE_PEERS").is_none();
-    let trials: [(&str, fn() -> lab::Checked); 12] = [
+    let trials: [Check; 12] = [
         ("a_pod_gets_what_it_asks_for", spec::a_pod_gets_what_it_asks_for),
         ("restarts_follow_the_policy", spec::restarts_follow_the_policy),
         ("probes_decide", spec::probes_decide),
