@@ -110,10 +110,10 @@ impl Registry {
         let is_one = |tls: Option<&TlsSession>| tls.and_then(|tls| tls.peer.as_deref()).is_some_and(&is_one);
         let downstream = lock(&self.downstream);
         let peers = downstream.values().filter(|one| is_one(one.info.tls.as_ref()));
-        let downstream = peers.map(|one| one.life.cut()).count();
+        let downstream = peers.inspect(|one| one.life.cut()).count();
         let sessions: Vec<_> = lock(&self.upstream).values().filter_map(Weak::upgrade).collect();
         let servers = sessions.iter().filter(|session| is_one(session.tls.as_ref()));
-        downstream + servers.map(|session| session.cut()).count()
+        downstream + servers.inspect(|session| session.cut()).count()
     }
 
     /// Lists an upstream connection until the last reference is gone.

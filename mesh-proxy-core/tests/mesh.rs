@@ -292,8 +292,8 @@ async fn opaque_tcp_passes_through_mutual_tls() {
 /// Whether the other side ended the connection, within a second.
 async fn ends(stream: &mut tokio::net::TcpStream) -> bool {
     use tokio::io::AsyncReadExt;
-    let read = tokio::time::timeout(std::time::Duration::from_secs(1), stream.read(&mut [0; 64]));
-    matches!(read.await, Ok(Ok(0) | Err(_)))
+    let read = async { stream.read(&mut [0; 64]).await };
+    matches!(tokio::time::timeout(std::time::Duration::from_secs(1), read).await, Ok(Ok(0) | Err(_)))
 }
 
 #[tokio::test]
