@@ -136,8 +136,7 @@ impl ServerCertVerifier for Verifier {
             now,
             algorithms,
         )?;
-        let peer = PeerCertificate::from_der(leaf)
-            .ok_or(rustls::Error::General("certificate".into()))?;
+        let peer = PeerCertificate::from_der(leaf).ok_or(rustls::Error::General("certificate".into()))?;
         let named = |name: &StringMatcher| peer.uri_sans.iter().any(|id| name.matches(id));
         if self.names.is_empty() || self.names.iter().any(named) {
             Ok(ServerCertVerified::assertion())
