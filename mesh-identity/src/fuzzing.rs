@@ -142,7 +142,7 @@ pub fn token_review(bytes: &[u8]) {
 /// A secret of an SDS server.
 #[cfg(feature = "sds")]
 pub fn secret(bytes: &[u8]) {
-    let _ = crate::sds::Secrets::default().take_one(bytes);
+    let _ = crate::sds::Secrets::default().take_one(bytes, std::time::SystemTime::now());
 }
 
 #[cfg(test)]

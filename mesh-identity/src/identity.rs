@@ -147,6 +147,24 @@ impl Identity {
         }
     }
 
+    /// Wakes everybody who follows the identity without changing it, because time passed a validity's end.
+    pub(crate) fn touch(&self) -> u64 {
+        self.update(|_| {})
+    }
+
+    fn update(&self, change: impl Fn(&mut IdentitySnapshot)) -> u64 {
+        let Shared { current, changes, .. } = &*self.0;
+        current.rcu(|old| {
+            let mut new = IdentitySnapshot::clone(old);
+            change(&mut new);
+            new.revision = old.revision + 1;
+            new
+        });
+        let revision = current.load().revision;
+        changes.send_replace(revision);
+        revision
+    }
+
     /// The clock that validity is judged by.
     pub fn clock(&self) -> &WallClock {
         &self.0.clock
@@ -186,21 +204,7 @@ impl IdentityPublisher {
         &self.0
     }
 
-    /// Wakes everybody who follows the identity without changing it, because time passed a validity's end.
-    pub(crate) fn touch(&self) -> u64 {
-        self.update(|_| {})
-    }
-
     fn update(&self, change: impl Fn(&mut IdentitySnapshot)) -> u64 {
-        let Shared { current, changes, .. } = &*self.0.0;
-        current.rcu(|old| {
-            let mut new = IdentitySnapshot::clone(old);
-            change(&mut new);
-            new.revision = old.revision + 1;
-            new
-        });
-        let revision = current.load().revision;
-        changes.send_replace(revision);
-        revision
+        self.0.update(change)
     }
 }

@@ -1,6 +1,7 @@
 //! Istio's certificate service, `istio.v1.auth.IstioCertificateService`: both ends.
 
 mod client;
+mod crl_file;
 mod fetcher;
 mod pb;
 mod server;

@@ -1,8 +1,10 @@
 //! Keeping an identity alive: fetch, renew in time, survive outages, say so when it expired.
 
+mod accept;
 mod file;
 mod manager;
 mod schedule;
+mod stamp;
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,11 @@ use tokio::{
     time::Instant,
 };
 
-use self::schedule::Schedule;
+pub(crate) use self::{accept::report_expiry, stamp::Stamp};
+use self::{
+    accept::{fetch_usable, publish_new},
+    schedule::Schedule,
+};
 pub use self::{
     file::FileFetcher,
     manager::{ManyFetcher, SvidManager},
@@ -24,7 +30,7 @@ pub use self::{
 use crate::{
     bundle::BundleSet,
     clock::WallClock,
-    identity::{Identity, IdentityPublisher, IdentityState},
+    identity::{Identity, IdentityPublisher},
     x509::Credential,
 };
 
@@ -32,6 +38,19 @@ use crate::{
 pub trait SvidFetcher: Send + Sync + 'static {
     /// Fetches once. Retries and their timing are the caller's job. Must be cancel safe.
     fn fetch(&self) -> impl Future<Output = Result<FetchedSvid, FetchError>> + Send;
+
+    /// Waits until there may be something new before it is time to renew, as when somebody replaced a file; the default
+    /// waits for ever. Must be cancel safe.
+    fn changed(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Waits until whom to trust changes while the credential stays, as when a revocation list comes, and gives it, made
+    /// from the bundles of now. It is published at once. The default waits for ever. Must be cancel safe.
+    fn bundles_changed(&self, current: &BundleSet) -> impl Future<Output = BundleSet> + Send {
+        let _unused = current;
+        std::future::pending()
+    }
 }
 
 /// What an [`SvidFetcher`] brings.
@@ -64,7 +83,7 @@ impl FetchError {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct SourceStatus {
-    /// How many credentials were fetched.
+    /// How many new credentials were fetched; the same one again does not count.
     pub renewals: u64,
     /// How many fetches failed.
     pub failures: u64,
@@ -72,6 +91,20 @@ pub struct SourceStatus {
     pub consecutive_failures: u32,
     /// The last failure since the last success.
     pub last_error: Option<FetchError>,
+}
+
+impl SourceStatus {
+    fn succeeded(&mut self, is_new: bool) {
+        self.renewals += u64::from(is_new);
+        self.consecutive_failures = 0;
+        self.last_error = None;
+    }
+
+    fn failed(&mut self, error: &FetchError) {
+        self.failures += 1;
+        self.consecutive_failures += 1;
+        self.last_error = Some(error.clone());
+    }
 }
 
 /// A task that keeps one identity alive. Dropping it stops renewal; the [`Identity`] stays readable until its
@@ -97,19 +130,16 @@ impl SvidSource {
     /// Starts a task that fetches at once and renews from then on. Must be called within a tokio runtime.
     pub fn spawn<F: SvidFetcher>(fetcher: F, policy: RenewalPolicy, clock: WallClock) -> Self {
         let (publisher, identity) = Identity::channel(clock);
-        Self::spawn_into(publisher, fetcher, policy, identity)
-    }
-
-    fn spawn_into<F: SvidFetcher>(
-        publisher: IdentityPublisher,
-        fetcher: F,
-        policy: RenewalPolicy,
-        identity: Identity,
-    ) -> Self {
         let (commands, requests) = mpsc::channel(8);
         let (status_out, status) = watch::channel(SourceStatus::default());
         let renewal = Renewal { fetcher, publisher, schedule: Schedule::new(policy), status: status_out };
-        let task = tokio::spawn(renewal.run(requests));
+        let expiry = report_expiry(identity.clone());
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = renewal.run(requests) => {}
+                () = expiry => {}
+            }
+        });
         Self { identity, commands, status, task }
     }
 
@@ -123,7 +153,8 @@ impl SvidSource {
         self.identity.ready().await;
     }
 
-    /// Fetches a new credential now; when this returns, new handshakes use it. Cancel safe.
+    /// Fetches a new credential now; when this returns, new handshakes use it. Where the fetcher has nothing newer, both
+    /// serial numbers are the same. Cancel safe.
     ///
     /// # Errors
     /// The fetch failed; the old credential stays and renewal goes on.
@@ -161,87 +192,44 @@ struct Renewal<F> {
 impl<F: SvidFetcher> Renewal<F> {
     async fn run(mut self, mut requests: mpsc::Receiver<oneshot::Sender<Result<Rotated, FetchError>>>) {
         let mut next = Instant::now();
-        let mut expired_reported = false;
         loop {
-            let expires_in = self.expires_in();
-            let expiry = async {
-                match expires_in {
-                    // A moment later than the last valid second.
-                    Some(left) => tokio::time::sleep(left + Duration::from_millis(1)).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
+            let bundles = self.publisher.identity().current().bundles.clone();
+            let asker = tokio::select! {
                 biased;
                 request = requests.recv() => {
                     let Some(answer) = request else { return };
-                    let outcome = self.fetch_once().await;
-                    next = Instant::now() + self.after(outcome.is_ok());
-                    expired_reported &= outcome.is_err();
-                    // The asker may have gone away; the rotation happened all the same.
-                    let _ = answer.send(outcome);
+                    Some(answer)
                 }
-                () = tokio::time::sleep_until(next) => {
-                    let outcome = self.fetch_once().await;
-                    expired_reported &= outcome.is_err();
-                    next = Instant::now() + self.after(outcome.is_ok());
+                () = tokio::time::sleep_until(next) => None,
+                () = self.fetcher.changed() => None,
+                bundles = self.fetcher.bundles_changed(&bundles) => {
+                    self.publisher.publish_bundles(bundles);
+                    continue;
                 }
-                () = expiry, if !expired_reported => {
-                    tracing::error!("the SVID expired and no new one came: not ready, handshakes are refused");
-                    expired_reported = true;
-                    // Wakes those who wait for a change of state.
-                    self.publisher.touch();
-                }
+            };
+            let outcome = self.fetch_once().await;
+            next = Instant::now() + self.after(outcome.is_ok());
+            if let Some(answer) = asker {
+                // The asker may have gone away; the rotation happened all the same.
+                let _ = answer.send(outcome);
             }
-        }
-    }
-
-    /// How long the current credential is still valid; `None` without one.
-    fn expires_in(&self) -> Option<Duration> {
-        let identity = self.publisher.identity();
-        match identity.state() {
-            IdentityState::Valid { not_after } => {
-                Some(not_after.duration_since(identity.clock().now()).unwrap_or_default())
-            }
-            IdentityState::Expired { .. } => Some(Duration::ZERO),
-            IdentityState::Waiting => None,
         }
     }
 
     async fn fetch_once(&mut self) -> Result<Rotated, FetchError> {
-        let identity = self.publisher.identity().clone();
-        let fetched =
-            match tokio::time::timeout(self.schedule.policy().fetch_timeout, self.fetcher.fetch()).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(FetchError::new("timeout", "the fetch took too long")),
-            };
-        let usable = fetched.and_then(|fetched| {
-            if fetched.credential.is_valid_at(identity.clock().now()) {
-                Ok(fetched)
-            } else {
-                Err(FetchError::new("not_valid_now", "the new certificate is not valid at this time"))
-            }
-        });
-        match usable {
-            Ok(FetchedSvid { credential, bundles }) => {
+        let identity = self.publisher.identity();
+        let timeout = self.schedule.policy().fetch_timeout;
+        match fetch_usable(self.fetcher.fetch(), timeout, identity, None).await {
+            Ok(fetched) => {
                 let old_serial = identity.current().credential.as_ref().map(|old| old.serial().to_owned());
-                let new_serial = credential.serial().to_owned();
-                tracing::info!(serial = new_serial, not_after = ?credential.not_after(), "new SVID");
-                self.publisher.publish(Some(credential), bundles);
-                self.status.send_modify(|status| {
-                    status.renewals += 1;
-                    status.consecutive_failures = 0;
-                    status.last_error = None;
-                });
+                let new_serial = fetched.credential.serial().to_owned();
+                let is_new = publish_new(&self.publisher, fetched);
+                self.status.send_modify(|status| status.succeeded(is_new));
                 Ok(Rotated { old_serial, new_serial })
             }
             Err(error) => {
                 tracing::warn!(reason = error.reason, %error, "SVID not renewed, the current one stays");
-                self.status.send_modify(|status| {
-                    status.failures += 1;
-                    status.consecutive_failures += 1;
-                    status.last_error = Some(error.clone());
-                });
+                self.status.send_modify(|status| status.failed(&error));
                 Err(error)
             }
         }

@@ -16,7 +16,7 @@ pub use self::{
     credential::{Credential, PrivateKey},
     error::X509Error,
     facts::{CertificateFacts, KeyUsageFacts, check_leaf, check_signer},
-    pem::{certificates_from_pem, certificates_to_pem, crls_from_pem, private_key_from_pem},
+    pem::{certificates_from_pem, certificates_to_pem, crl_to_pem, crls_from_pem, private_key_from_pem},
     verify::{PeerIdentity, PeerUsage, verify_chain},
 };
 

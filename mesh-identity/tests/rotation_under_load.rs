@@ -6,19 +6,25 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use mesh_identity::{
-    Authorizer, Ca, Credential, Identity, IdentityPublisher, SpiffeId, TrustDomain, WallClock,
+    Authorizer, Ca, Credential, Identity, IdentityPublisher, RenewalPolicy, SpiffeId, SvidFetcher,
+    SvidSource, TrustDomain, WallClock,
     ca::{IssuancePolicy, RootOptions},
     client_config, server_config,
+    source::{FetchError, FetchedSvid},
     tls::peer_identity,
 };
-use rustls::{ClientConfig, HandshakeKind, ServerConfig, client::Resumption, pki_types::ServerName};
+use rustls::{
+    ClientConfig, HandshakeKind, ServerConfig, client::Resumption, pki_types::ServerName,
+    server::ServerSessionMemoryCache,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    task::JoinHandle,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
@@ -100,6 +106,63 @@ async fn ping(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// New connections all the time, and others that live long; none may fail.
+struct Load {
+    stop: Arc<AtomicBool>,
+    opened: Arc<AtomicU64>,
+    pings: Arc<AtomicU64>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(config: &Arc<ClientConfig>, address: &str) -> Self {
+        let mut load =
+            Self { stop: Arc::default(), opened: Arc::default(), pings: Arc::default(), tasks: vec![] };
+        for _ in 0..4 {
+            let (config, address) = (config.clone(), address.to_owned());
+            let (stop, opened) = (load.stop.clone(), load.opened.clone());
+            load.tasks.push(tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    connect(&config, &address).await.expect("a new connection");
+                    opened.fetch_add(1, Ordering::Relaxed);
+                }
+            }));
+        }
+        for _ in 0..4 {
+            let (config, address) = (config.clone(), address.to_owned());
+            let (stop, pings) = (load.stop.clone(), load.pings.clone());
+            load.tasks.push(tokio::spawn(async move {
+                let mut stream = connect(&config, &address).await.expect("a long-lived connection");
+                while !stop.load(Ordering::Relaxed) {
+                    ping(&mut stream).await.expect("a long-lived connection goes on");
+                    pings.fetch_add(1, Ordering::Relaxed);
+                }
+            }));
+        }
+        load
+    }
+
+    /// Waits until `count` more connections were opened, at most a minute.
+    async fn more(&self, count: u64) {
+        let target = self.opened.load(Ordering::Relaxed) + count;
+        let reached = async {
+            while self.opened.load(Ordering::Relaxed) < target {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), reached).await.expect("load goes on");
+    }
+
+    /// Ends it; gives the numbers of new connections and of pings.
+    async fn stop(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.expect("no load task failed");
+        }
+        (self.opened.load(Ordering::Relaxed), self.pings.load(Ordering::Relaxed))
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_fails_while_leaves_and_the_root_rotate() {
     let ca = new_ca();
@@ -109,36 +172,14 @@ async fn nothing_fails_while_leaves_and_the_root_rotate() {
     let address = echo_server(server_config(&server.identity, accepts).unwrap(), failures.clone()).await;
     let config = client_config(&client.identity, Authorizer::exact(id(SERVER))).unwrap();
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let (opened, pings) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let mut load = Vec::new();
-    for _ in 0..4 {
-        let (config, address, stop, opened) = (config.clone(), address.clone(), stop.clone(), opened.clone());
-        load.push(tokio::spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
-                connect(&config, &address).await.expect("a new connection");
-                opened.fetch_add(1, Ordering::Relaxed);
-            }
-        }));
-    }
-    for _ in 0..4 {
-        let (config, address, stop, pings) = (config.clone(), address.clone(), stop.clone(), pings.clone());
-        load.push(tokio::spawn(async move {
-            let mut stream = connect(&config, &address).await.expect("a long-lived connection");
-            while !stop.load(Ordering::Relaxed) {
-                ping(&mut stream).await.expect("a long-lived connection goes on");
-                pings.fetch_add(1, Ordering::Relaxed);
-            }
-        }));
-    }
-
+    let load = Load::start(&config, &address);
     let mut rotations = 0;
     let mut rotate = async |times: usize| {
         for _ in 0..times {
             // Not in step with each other: at any time one side is ahead.
             let (one, other) = if rotations % 2 == 0 { (&server, &client) } else { (&client, &server) };
             one.renew();
-            wait_for_more(&opened, 2).await;
+            load.more(2).await;
             other.renew();
             rotations += 2;
         }
@@ -151,28 +192,94 @@ async fn nothing_fails_while_leaves_and_the_root_rotate() {
     ca.retire_root().unwrap();
     rotate(20).await;
 
-    wait_for_more(&opened, 8).await;
-    stop.store(true, Ordering::Relaxed);
-    for task in load {
-        task.await.expect("no load task failed");
-    }
+    load.more(8).await;
+    let (opened, pings) = load.stop().await;
     assert!(rotations >= 100, "{rotations}");
     assert_eq!(failures.load(Ordering::Relaxed), 0, "handshakes that failed at the server");
-    let (opened, pings) = (opened.load(Ordering::Relaxed), pings.load(Ordering::Relaxed));
     println!(
         "{rotations} leaf rotations, 1 root rotation, {opened} new connections, {pings} pings, 0 failures"
     );
 }
 
-/// Waits until `count` more connections were opened, at most a minute.
-async fn wait_for_more(opened: &AtomicU64, count: u64) {
-    let target = opened.load(Ordering::Relaxed) + count;
-    let reached = async {
-        while opened.load(Ordering::Relaxed) < target {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+/// A CA that can be away, for one identity.
+struct Away {
+    ca: Arc<Ca>,
+    id: SpiffeId,
+    away: Arc<AtomicBool>,
+}
+
+impl SvidFetcher for Away {
+    async fn fetch(&self) -> Result<FetchedSvid, FetchError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(FetchError::new("down", "the CA is away"));
         }
+        let credential = self.ca.issue_svid(&self.id, None).map_err(|e| FetchError::new(e.reason(), e))?;
+        Ok(FetchedSvid { credential: Arc::new(credential), bundles: self.ca.bundle_set() })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_ca_drops_nothing_until_expiry_and_ends_by_itself() {
+    const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+    // One clock for everybody, which the test moves through a day.
+    let (start, ahead) = (SystemTime::now(), Arc::new(AtomicU64::new(0)));
+    let seconds = ahead.clone();
+    let clock = WallClock::from_fn(move || start + Duration::from_secs(seconds.load(Ordering::Relaxed)));
+    let domain = TrustDomain::parse("mesh.example").unwrap();
+    let policy = IssuancePolicy::default();
+    let ca = Arc::new(Ca::create(domain.clone(), &RootOptions::default(), policy, clock.clone()).unwrap());
+    let away = Arc::new(AtomicBool::new(false));
+    let source = |name: &str| {
+        let fetcher = Away { ca: ca.clone(), id: id(name), away: away.clone() };
+        let mut policy = RenewalPolicy::default().with_seed(1);
+        (policy.backoff_first, policy.backoff_max) = (Duration::from_millis(5), Duration::from_millis(5));
+        SvidSource::spawn(fetcher, policy, clock.clone())
     };
-    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("load goes on");
+    let (server, client) = (source(SERVER), source(CLIENT));
+    server.ready().await;
+    client.ready().await;
+    let failures = Arc::new(AtomicU64::new(0));
+    let accepting = server_config(server.identity(), Authorizer::trust_domain(domain)).unwrap();
+    let address = echo_server(accepting, failures.clone()).await;
+    let config = client_config(client.identity(), Authorizer::exact(id(SERVER))).unwrap();
+    let serial =
+        |source: &SvidSource| source.identity().current().credential.as_ref().unwrap().serial().to_owned();
+    let before = (serial(&server), serial(&client));
+
+    // The CA goes away, and nine tenths of the certificates' life pass in steps while renewal fails.
+    away.store(true, Ordering::Relaxed);
+    let load = Load::start(&config, &address);
+    let mut lasting = connect(&config, &address).await.unwrap();
+    for tenth in 1..=9u32 {
+        ahead.store((LIFETIME * tenth / 10).as_secs(), Ordering::Relaxed);
+        assert!(client.rotate_now().await.is_err() && server.rotate_now().await.is_err());
+        load.more(4).await;
+    }
+    let (opened, pings) = load.stop().await;
+    assert_eq!(failures.load(Ordering::Relaxed), 0, "handshakes that failed at the server");
+    assert_eq!((serial(&server), serial(&client)), before, "all of it with the certificates of before");
+    assert!(source_failed(&client) && source_failed(&server));
+
+    // Their time is over: new connections are refused, the identities are not ready, who is connected stays so.
+    ahead.store(LIFETIME.as_secs() + 1, Ordering::Relaxed);
+    assert!(!server.identity().is_ready() && !client.identity().is_ready());
+    assert!(connect(&config, &address).await.is_err());
+    ping(&mut lasting).await.expect("a connection outlives the certificate it began with");
+
+    // The CA is back: both renew by themselves.
+    away.store(false, Ordering::Relaxed);
+    let both = async {
+        server.ready().await;
+        client.ready().await;
+    };
+    tokio::time::timeout(Duration::from_secs(60), both).await.expect("renewed without being asked");
+    connect(&config, &address).await.expect("connections are taken again");
+    println!("CA away for nine tenths of a lifetime: {opened} new connections, {pings} pings, 0 failures");
+}
+
+fn source_failed(source: &SvidSource) -> bool {
+    let status = source.status();
+    status.consecutive_failures >= 9 && status.last_error.is_some_and(|error| error.reason == "down")
 }
 
 #[tokio::test]
@@ -205,6 +312,26 @@ async fn resumption_never_skips_verification_even_when_a_client_wants_it() {
     }
     client.renew();
     assert!(connect(&eager, &address).await.is_ok());
+}
+
+#[tokio::test]
+async fn our_client_resumes_nothing_even_when_a_server_hands_out_tickets() {
+    let ca = new_ca();
+    let (server, client) = (Party::new(&ca, SERVER), Party::new(&ca, CLIENT));
+    let accepts = Authorizer::trust_domain(ca.trust_domain().clone());
+    let mut eager = ServerConfig::clone(&server_config(&server.identity, accepts).unwrap());
+    eager.session_storage = ServerSessionMemoryCache::new(32);
+    eager.send_tls13_tickets = 2;
+    let address = echo_server(Arc::new(eager), Arc::default()).await;
+    let ours = client_config(&client.identity, Authorizer::exact(id(SERVER))).unwrap();
+    let mut willing = ClientConfig::clone(&ours);
+    willing.resumption = Resumption::in_memory_sessions(32);
+    let willing = Arc::new(willing);
+    for (config, second) in [(&willing, HandshakeKind::Resumed), (&ours, HandshakeKind::Full)] {
+        connect(config, &address).await.unwrap();
+        let stream = connect(config, &address).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(second));
+    }
 }
 
 #[tokio::test]

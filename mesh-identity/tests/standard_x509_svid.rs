@@ -192,8 +192,19 @@ fn leaves() {
     for (section, statement, edit, refusal) in LEAVES {
         let mut params = leaf();
         edit(&mut params);
-        let outcome = verify(&[root.sign(&params)], &root.bundles()).map_err(|error| error.reason());
-        assert_eq!(outcome.as_ref().err(), refusal.as_ref(), "section {section}: {statement}");
+        check(section, statement, verify(&[root.sign(&params)], &root.bundles()), *refusal);
+    }
+}
+
+/// That the outcome is the one expected, and that a refusal names the section.
+fn check(section: &str, statement: &str, outcome: Result<String, X509Error>, refusal: Option<&str>) {
+    let error = outcome.err();
+    assert_eq!(error.as_ref().map(X509Error::reason), refusal, "section {section}: {statement}");
+    if let Some(error) = error {
+        let message = error.to_string();
+        let named = message.split_once("(X.509-SVID ").and_then(|(_, rest)| rest.split_once(')'));
+        let named: Vec<_> = named.map(|(sections, _)| sections.split(", ").collect()).unwrap_or_default();
+        assert!(named.contains(&section), "section {section}: {statement}: {message}");
     }
 }
 
@@ -219,6 +230,18 @@ const SIGNERS: &[(&str, &str, Edit, Option<&str>)] = &[
         |p| p.subject_alt_names.push(uri("spiffe://b.example")),
         Some("uri_san_count"),
     ),
+    (
+        "2",
+        "its URI name is a SPIFFE ID",
+        |p| p.subject_alt_names = vec![uri("https://ca.example/")],
+        Some("spiffe_id"),
+    ),
+    (
+        "2",
+        "its URI name is a valid SPIFFE ID",
+        |p| p.subject_alt_names = vec![uri("spiffe://td.example:80")],
+        Some("spiffe_id"),
+    ),
     ("4.1", "it sets cA", |p| p.is_ca = IsCa::ExplicitNoCa, Some("basic_constraints")),
     ("4.1", "basic constraints are there", |p| p.is_ca = IsCa::NoCa, Some("basic_constraints")),
     ("4.1", "a path length that suffices", |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)), None),
@@ -235,6 +258,16 @@ const SIGNERS: &[(&str, &str, Edit, Option<&str>)] = &[
     ),
     ("4.3", "it sets keyCertSign", |p| p.key_usages = vec![Ku::CrlSign], Some("key_usage")),
     ("4.3", "key usage is there", |p| p.key_usages.clear(), Some("key_usage")),
+    (
+        "4.3",
+        "key usage is critical",
+        |p| {
+            p.key_usages.clear();
+            // keyCertSign and cRLSign.
+            p.custom_extensions.push(key_usage_not_critical(0x06));
+        },
+        Some("key_usage"),
+    ),
     ("4.3", "cRLSign is optional", |p| p.key_usages = vec![Ku::KeyCertSign], None),
     ("5.1", "within its own time", |p| p.not_after = date_time_ymd(2026, 1, 1), Some("expired")),
 ];
@@ -252,17 +285,22 @@ fn signers() {
         issuer.key_usages.clear();
         let issuer = rcgen::Issuer::new(issuer, key);
         let leaf = leaf().signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
-        let outcome =
-            verify(&[leaf.der().clone(), certificate], &root.bundles()).map_err(|error| error.reason());
-        assert_eq!(outcome.as_ref().err(), refusal.as_ref(), "section {section}: {statement}");
+        check(section, statement, verify(&[leaf.der().clone(), certificate], &root.bundles()), *refusal);
     }
 }
 
 #[test]
 fn uri_name_constraints_are_refused_and_never_ignored() {
-    // Section 4.2. `URI:.td.example` as a permitted subtree: SEQUENCE { [0] { SEQUENCE { [6] ".td.example" } } }.
+    // Section 4.2. `URI:.td.example` as a permitted or excluded subtree:
+    // SEQUENCE { [0] or [1] { SEQUENCE { [6] ".td.example" } } }.
+    for subtrees in [0xa0, 0xa1] {
+        refuses_uri_name_constraints(subtrees);
+    }
+}
+
+fn refuses_uri_name_constraints(subtrees: u8) {
     let name = b".td.example";
-    let mut der = vec![0x30, 4 + name.len() as u8 + 2, 0xa0, 4 + name.len() as u8];
+    let mut der = vec![0x30, 4 + name.len() as u8 + 2, subtrees, 4 + name.len() as u8];
     der.extend([0x30, 2 + name.len() as u8, 0x86, name.len() as u8]);
     der.extend(name);
     let mut params = signer("constrained");
@@ -282,7 +320,7 @@ fn uri_name_constraints_are_refused_and_never_ignored() {
     let intermediate = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root.0).unwrap();
     let leaf = leaf().signed_by(&KeyPair::generate().unwrap(), &intermediate).unwrap();
     let chain = [leaf.der().clone(), intermediate.der().clone()];
-    assert_eq!(verify(&chain, &root.bundles()), Err(X509Error::UriNameConstraints));
+    check("4.2", "URI name constraints", verify(&chain, &root.bundles()), Some("name_constraints"));
 }
 
 #[test]
@@ -323,4 +361,21 @@ fn a_signing_certificate_does_not_authenticate() {
     // Section 3.2: signing certificates are not used for authentication.
     let root = Root::new("root");
     assert_eq!(verify(&[root.0.der().clone()], &root.bundles()).unwrap_err().reason(), "spiffe_id");
+}
+
+#[test]
+fn a_published_bundle_has_one_certificate_and_no_key_id_for_each_root() {
+    // Section 6.1: `kid` is not set, and `x5c` holds exactly one certificate. 6.2: who reads it looks at no `kid`.
+    let (one, two) = (Root::new("one"), Root::new("two"));
+    let domain = TrustDomain::parse("td.example").unwrap();
+    let bundle = TrustBundle::new(domain.clone(), [one.0.der().clone(), two.0.der().clone()]).unwrap();
+    let mut document: serde_json::Value = serde_json::from_str(&bundle.to_json()).unwrap();
+    let keys = document["keys"].as_array_mut().unwrap();
+    assert_eq!(keys.len(), 2);
+    for key in keys {
+        assert_eq!((&key["use"], key.get("kid")), (&"x509-svid".into(), None));
+        assert_eq!(key["x5c"].as_array().unwrap().len(), 1);
+        key["kid"] = "one and the same".into();
+    }
+    assert_eq!(TrustBundle::from_json(domain, document.to_string().as_bytes()).unwrap(), bundle);
 }

@@ -9,10 +9,14 @@ use std::{
     },
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::AbortHandle};
 
 use crate::{
-    config::Direction, filter::ConnectionInfo, proxy::ConnectionSnapshot, tls::TlsSession,
+    config::Direction,
+    filter::ConnectionInfo,
+    lifecycle::Life,
+    proxy::ConnectionSnapshot,
+    tls::{PeerCertificate, TlsSession},
     upstream::ClusterRuntime,
 };
 
@@ -24,13 +28,46 @@ pub(crate) struct Session {
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
     pub(crate) tls: Option<TlsSession>,
+    end: Mutex<Option<End>>,
+}
+
+/// How an upstream connection is ended before its time.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Its codec has a task.
+    Task(AbortHandle),
+    /// It lives within a downstream connection.
+    Connection(Life),
+}
+
+impl Session {
+    /// Says how the connection is ended; the last word counts.
+    pub(crate) fn ends_with(&self, end: End) {
+        *lock(&self.end) = Some(end);
+    }
+
+    pub(crate) fn cut(&self) {
+        match &*lock(&self.end) {
+            Some(End::Task(task)) => task.abort(),
+            Some(End::Connection(life)) => life.cut(),
+            // Not in use yet: whoever opened it looks for itself once it is.
+            None => {}
+        }
+    }
+}
+
+/// A downstream connection.
+#[derive(Debug)]
+struct Listed {
+    info: Arc<ConnectionInfo>,
+    life: Life,
 }
 
 /// All live connections.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     next: AtomicU64,
-    downstream: Mutex<HashMap<u64, Arc<ConnectionInfo>>>,
+    downstream: Mutex<HashMap<u64, Listed>>,
     upstream: Mutex<HashMap<u64, Weak<Session>>>,
     open: AtomicUsize,
     closed: Notify,
@@ -63,8 +100,20 @@ impl Registry {
     }
 
     /// Lists a connection once its chain is known.
-    pub(crate) fn list(&self, info: &Arc<ConnectionInfo>) {
-        lock(&self.downstream).insert(info.id, Arc::clone(info));
+    pub(crate) fn list(&self, info: &Arc<ConnectionInfo>, life: &Life) {
+        let listed = Listed { info: Arc::clone(info), life: life.clone() };
+        lock(&self.downstream).insert(info.id, listed);
+    }
+
+    /// Ends every connection, in either direction, whose peer is one of these; says how many.
+    pub(crate) fn cut(&self, is_one: impl Fn(&PeerCertificate) -> bool) -> usize {
+        let is_one = |tls: Option<&TlsSession>| tls.and_then(|tls| tls.peer.as_deref()).is_some_and(&is_one);
+        let downstream = lock(&self.downstream);
+        let peers = downstream.values().filter(|one| is_one(one.info.tls.as_ref()));
+        let downstream = peers.inspect(|one| one.life.cut()).count();
+        let sessions: Vec<_> = lock(&self.upstream).values().filter_map(Weak::upgrade).collect();
+        let servers = sessions.iter().filter(|session| is_one(session.tls.as_ref()));
+        downstream + servers.inspect(|session| session.cut()).count()
     }
 
     /// Lists an upstream connection until the last reference is gone.
@@ -76,7 +125,14 @@ impl Registry {
         tls: Option<TlsSession>,
     ) -> Arc<Session> {
         let id = self.next.fetch_add(1, Relaxed);
-        let session = Arc::new(Session { id, cluster: Arc::clone(&cluster.config.name), local, peer, tls });
+        let session = Arc::new(Session {
+            id,
+            cluster: Arc::clone(&cluster.config.name),
+            local,
+            peer,
+            tls,
+            end: Mutex::default(),
+        });
         let mut upstream = lock(&self.upstream);
         // Entries of closed connections go when there are as many of them as live ones, so that this stays cheap.
         if upstream.len() >= 64 && upstream.len() == upstream.capacity() {
@@ -105,7 +161,7 @@ impl Registry {
 
     pub(crate) fn snapshot(&self) -> Vec<ConnectionSnapshot> {
         let mut all: Vec<ConnectionSnapshot> =
-            lock(&self.downstream).values().map(|c| downstream(c)).collect();
+            lock(&self.downstream).values().map(|c| downstream(&c.info)).collect();
         all.extend(lock(&self.upstream).values().filter_map(Weak::upgrade).map(|s| upstream(&s)));
         all.sort_by_key(|c| c.id);
         all

@@ -10,9 +10,10 @@ use crate::{
     error::ConfigError,
     filter::{ConnectionInfo, UpstreamInfo},
     http::{choose_weighted, source_hash},
-    lifecycle::{KILLED, Lifecycle},
+    lifecycle::{KILLED, Life},
     net::{Ended, Moved, Stream, relay},
     proxy::Shared,
+    registry::End,
     telemetry::{Counter, Gauge, Logs, Record, ResponseFlags, SeriesKey, SeriesLabels},
     upstream::{
         ClusterRuntime, ConnectError, ConnectOptions, Host, Outcome, Permit, Pick, Resource, connect, record,
@@ -68,7 +69,7 @@ pub(crate) async fn proxy(
     info: Arc<ConnectionInfo>,
     shared: Arc<Shared>,
     worker: Arc<Worker>,
-    lifecycle: &Lifecycle,
+    life: &Life,
 ) {
     let start_time = SystemTime::now();
     runtime.cx_total.inc();
@@ -82,13 +83,13 @@ pub(crate) async fn proxy(
         }
     };
     tokio::select! {
-        () = run(runtime, &mut client, &info, &shared, &worker, &mut outcomes) => {}
+        () = run(runtime, &mut client, &info, &shared, &worker, life, &mut outcomes) => {}
         () = too_old => {
             outcomes.flags = outcomes.flags.union(ResponseFlags::DURATION_TIMEOUT);
             outcomes.details = Some("max_downstream_connection_duration");
         }
-        () = lifecycle.reached(KILLED) => {
-            outcomes.details = Some("drained");
+        () = life.reached(KILLED) => {
+            outcomes.details = Some(if life.is_cut() { "peer_revoked" } else { "drained" });
         }
     }
     runtime.cx_active.dec();
@@ -159,6 +160,7 @@ async fn run(
     info: &ConnectionInfo,
     shared: &Arc<Shared>,
     worker: &Arc<Worker>,
+    life: &Life,
     outcomes: &mut Outcomes,
 ) {
     let name = match &runtime.config.cluster {
@@ -190,6 +192,11 @@ async fn run(
     };
     let local = upstream.local_addr().unwrap_or(info.local);
     let session = shared.registry.upstream(&cluster, host.address, local, tls);
+    session.ends_with(End::Connection(life.clone()));
+    if shared.is_revoked(session.tls.as_ref()) {
+        // After the listing, so that a revocation that comes at this moment is seen by somebody.
+        life.cut();
+    }
     outcomes.upstream.local = Some(local);
     outcomes.upstream.identity = session.tls.as_ref().and_then(|t| t.peer.as_ref()?.spiffe_id().cloned());
     cluster.stats.cx_active.inc();

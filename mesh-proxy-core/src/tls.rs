@@ -27,6 +27,13 @@ pub trait TlsProvider: Send + Sync + fmt::Debug + 'static {
     /// [`TlsUnavailable`] while a certificate or a bundle is missing; the request then fails with `UF`.
     fn client_config(&self, context: &Arc<UpstreamTls>) -> Result<Arc<ClientConfig>, TlsUnavailable>;
 
+    /// Whether a peer whose handshake was good is revoked by now: asked once for each new connection, and for every live
+    /// one at [`Handle::close_revoked`](crate::Handle::close_revoked). Nobody, unless the provider knows better.
+    fn is_revoked(&self, peer: &PeerCertificate) -> bool {
+        let _unused = peer;
+        false
+    }
+
     /// The SPIFFE ID that we present, for `By=` in `x-forwarded-client-cert` and for inspection.
     fn local_identity(&self) -> Option<Arc<str>>;
 }
@@ -89,6 +96,8 @@ pub struct PeerCertificate {
     pub sha256: Arc<str>,
     /// Serial number, lower-case hexadecimal.
     pub serial: Arc<str>,
+    /// The issuer's name, DER: with the serial it names the certificate for revocation.
+    pub issuer: Arc<[u8]>,
 }
 
 impl PeerCertificate {
@@ -105,6 +114,7 @@ impl PeerCertificate {
             },
             sha256: hex(&sha2::Sha256::digest(der)).into(),
             serial: hex(cert.raw_serial()).into(),
+            issuer: cert.issuer().as_raw().into(),
             ..Self::default()
         };
         for extension in cert.extensions() {

@@ -336,3 +336,97 @@ async fn opaque_tcp_passes_through_mutual_tls() {
     back.reverse();
     assert_eq!(back, sent);
 }
+
+/// Whether the other side ended the connection, within a second.
+async fn ends(stream: &mut tokio::net::TcpStream) -> bool {
+    use tokio::io::AsyncReadExt;
+    let read = async { stream.read(&mut [0; 64]).await };
+    matches!(tokio::time::timeout(std::time::Duration::from_secs(1), read).await, Ok(Ok(0) | Err(_)))
+}
+
+#[tokio::test]
+async fn live_connections_of_a_revoked_client_end_and_others_go_on() {
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let ca = Ca::new();
+        let app = App::echo().await;
+        let chains = inbound_chains(app.address.port(), vec![], false);
+        let (inbound, server) = server(&ca, REVIEWS, app.address, chains);
+        let (outbound, front) = client(&ca, server, &[REVIEWS], protocol);
+        let get = "GET / HTTP/1.1\r\nhost: reviews\r\n\r\n";
+        let mut client = Client::connect(front).await;
+        assert_eq!(code(&client.send(get).await), 200);
+        let secured =
+            |proxy: &Proxy| proxy.handle().connections().iter().filter(|c| c.peer_identity.is_some()).count();
+        assert_eq!((secured(&inbound), secured(&outbound)), (1, 1));
+        ca.revoke("spiffe://cluster.local/ns/default/sa/somebody");
+        assert_eq!(inbound.handle().close_revoked() + outbound.handle().close_revoked(), 0);
+        assert_eq!(code(&client.send(get).await), 200);
+
+        ca.revoke(CLIENT);
+        assert_eq!(inbound.handle().close_revoked(), 1);
+        until("the server's side is gone", || secured(&inbound) == 0).await;
+        // New connections pass the handshake, which looks at no list here, and end at once all the same.
+        assert_eq!(code(&client.send(get).await), 503);
+        assert_eq!(app.requests(), 2);
+    }
+}
+
+#[tokio::test]
+async fn live_connections_to_a_revoked_server_end() {
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let ca = Ca::new();
+        let app = App::echo().await;
+        let chains = inbound_chains(app.address.port(), vec![], false);
+        let (inbound, server) = server(&ca, REVIEWS, app.address, chains);
+        let (outbound, front) = client(&ca, server, &[REVIEWS], protocol);
+        let get = "GET / HTTP/1.1\r\nhost: reviews\r\n\r\n";
+        let mut client = Client::connect(front).await;
+        assert_eq!(code(&client.send(get).await), 200);
+        let open = || inbound.handle().connections().iter().any(|c| c.peer_identity.is_some());
+        assert!(open());
+        ca.revoke(REVIEWS);
+        assert_eq!(outbound.handle().close_revoked(), 1);
+        until("the server sees the end", || !open()).await;
+        let refused = client.send(get).await;
+        assert_eq!(code(&refused), 503);
+        assert!(refused.1.contains("revoked"), "{refused:?}");
+        assert_eq!(app.requests(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_quiet_tcp_connection_ends_when_either_peer_is_revoked() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    for (revoked, at_the_server) in [(CLIENT, true), (REVIEWS, false)] {
+        let ca = Ca::new();
+        let app = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = app.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = app.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let (mut reader, mut writer) = stream.split();
+                    let _until_it_ends = tokio::io::copy(&mut reader, &mut writer).await;
+                });
+            }
+        });
+        let mut chain =
+            FilterChain::new("", vec![NetworkFilter::TcpProxy(TcpProxy::new("in", "inbound|9080||"))]);
+        chain.tls = Some(inbound_tls(&[]));
+        let (inbound, server) = server(&ca, REVIEWS, address, vec![chain]);
+        let outbound = Proxy::builder().on_current_runtime().tls(ca.provider(CLIENT)).build().unwrap();
+        let mut to = cluster("reviews", [server]);
+        to.transport = TransportSocket::Tls(outbound_tls(&[REVIEWS]));
+        outbound.handle().apply_cluster(to).unwrap();
+        let front = listener("front", vec![NetworkFilter::TcpProxy(TcpProxy::new("out", "reviews"))]);
+        outbound.handle().apply_listener(front).unwrap();
+        let mut stream =
+            tokio::net::TcpStream::connect(outbound.handle().bound_addresses("front")[0]).await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        ca.revoke(revoked);
+        let side = if at_the_server { &inbound } else { &outbound };
+        assert_eq!(side.handle().close_revoked(), 1);
+        assert!(ends(&mut stream).await, "{revoked}");
+    }
+}

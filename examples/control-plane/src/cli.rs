@@ -78,6 +78,9 @@ pub struct Args {
     /// Lifetime of workload certificates, such as 24h.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     workload_ttl: Duration,
+    /// How long another root that is plugged in is trusted before its signer signs; default one workload lifetime.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    root_grace: Option<Duration>,
     /// Open the debugging pages to every address, not to loopback and the root namespace only.
     #[arg(long)]
     open_debug: bool,
@@ -145,6 +148,7 @@ impl From<Args> for Config {
             injector,
             dns_names,
             workload_ttl: args.workload_ttl,
+            root_grace: args.root_grace,
             server_ttl: SERVER_TTL,
             open_debug: args.open_debug,
         }

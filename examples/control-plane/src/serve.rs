@@ -76,6 +76,8 @@ pub struct Config {
     pub dns_names: Vec<String>,
     /// Lifetime of workload certificates that ask for none.
     pub workload_ttl: Duration,
+    /// How long another root that is plugged in is trusted before its signer signs; `None` is one `workload_ttl`.
+    pub root_grace: Option<Duration>,
     /// Lifetime of the server certificate; renewed at half of it.
     pub server_ttl: Duration,
     /// Whether the debugging pages are open to every address rather than to loopback and the root namespace only.

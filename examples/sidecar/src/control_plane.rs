@@ -130,7 +130,8 @@ pub fn start_identity(env: &Environment) -> Result<SvidSource, ControlPlaneError
     let roots = env.root_cert_file.clone();
     let fetcher = IstioCaFetcher::new(client, id, WallClock::system())
         .lifetime(env.secret_ttl)
-        .also_trust(move || std::fs::read(&roots));
+        .also_trust(move || std::fs::read(&roots))
+        .also_revoke(&env.crl_file);
     let mut policy = RenewalPolicy::default();
     policy.backoff_first = Duration::from_millis(100);
     policy.backoff_max = Duration::from_secs(10);

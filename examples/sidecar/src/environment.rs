@@ -60,6 +60,8 @@ pub struct Environment {
     pub token_file: PathBuf,
     /// The mesh's root certificates.
     pub root_cert_file: PathBuf,
+    /// The mesh's revocation lists; may be missing.
+    pub crl_file: PathBuf,
     /// Wait for the last connection instead of `termination_drain`.
     pub exit_on_zero_connections: bool,
     /// Shortest drain in that case.
@@ -183,6 +185,8 @@ impl Environment {
                 .map_or_else(|| PathBuf::from("/var/run/secrets/tokens/istio-token"), PathBuf::from),
             root_cert_file: get("CA_ROOT_CA")
                 .map_or_else(|| PathBuf::from("/var/run/secrets/istio/root-cert.pem"), PathBuf::from),
+            crl_file: get("MESH_CRL_FILE")
+                .map_or_else(|| PathBuf::from("/var/run/secrets/istio/crl/ca-crl.pem"), PathBuf::from),
             exit_on_zero_connections: get("EXIT_ON_ZERO_ACTIVE_CONNECTIONS").is_some_and(|v| v == "true"),
             minimum_drain: duration_or(
                 "MINIMUM_DRAIN_DURATION",

@@ -29,6 +29,7 @@ pub mod http;
 pub mod logging;
 pub mod node;
 pub mod resources;
+mod revocation;
 pub mod serve;
 pub mod static_bootstrap;
 pub mod status;

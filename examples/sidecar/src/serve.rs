@@ -29,7 +29,7 @@ use crate::logging::Logging;
 use crate::resources::Resources;
 use crate::status::{Health, Metrics, Status};
 use crate::tls::SidecarTls;
-use crate::{control_plane, node, static_bootstrap, xds};
+use crate::{control_plane, node, revocation, static_bootstrap, xds};
 
 /// How long requests in flight may take once everything else is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -61,6 +61,9 @@ pub async fn pod(args: &ProxyArgs, started: Started, reexec: Reexec) -> anyhow::
     let mut tasks = servers.spawn(&agent);
     if let Some(client) = xds::client(&agent)? {
         tasks.spawn(xds::run(Arc::clone(&agent), agent.ads.get_or_init(|| client).clone()));
+    }
+    if let Some(identity) = agent.identity() {
+        tasks.spawn(revocation::follow(identity.clone(), agent.handle.clone()));
     }
     let watched = Arc::clone(&agent);
     tasks.spawn(async move {

@@ -14,7 +14,7 @@ use mesh_identity::{Authorizer, ClientTls, Identity, ServerTls, SpiffeId, TrustD
 use mesh_proxy_core::config::{
     DownstreamTls, SecretRef, StringMatcher, StringPattern, TlsVersion, UpstreamTls,
 };
-use mesh_proxy_core::tls::{TlsProvider, TlsUnavailable};
+use mesh_proxy_core::tls::{PeerCertificate, TlsProvider, TlsUnavailable};
 use rustls::{ClientConfig, ServerConfig};
 
 use self::files::Files;
@@ -170,6 +170,14 @@ impl TlsProvider for SidecarTls {
 
     fn client_config(&self, context: &Arc<UpstreamTls>) -> Result<Arc<ClientConfig>, TlsUnavailable> {
         self.clients.get(context, self.files.generation(), || self.build_client(context))
+    }
+
+    /// By the workload's bundles as they are now; roots in files have no lists.
+    fn is_revoked(&self, peer: &PeerCertificate) -> bool {
+        let (Some(workload), Some(id)) = (&self.workload, peer.spiffe_id()) else { return false };
+        let domain = id.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        let current = workload.identity.current();
+        current.bundles.get(domain).is_some_and(|bundle| bundle.is_revoked(&peer.issuer, &peer.serial))
     }
 
     fn local_identity(&self) -> Option<Arc<str>> {

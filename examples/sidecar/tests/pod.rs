@@ -3,7 +3,10 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use mesh_identity::x509::crl_to_pem;
+use mesh_identity::{Authorizer, Identity, SpiffeId, WallClock, server_config};
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
 use mesh_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use mesh_xds::pb::envoy::config::listener::v3::Listener;
@@ -13,6 +16,7 @@ use serde_json::Value;
 use support::{ControlPlane, Sidecar, call, eventually, eventually_or, free_port, get, yaml};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 const CLUSTER: &str = "outbound|80||app.shop.svc.cluster.local";
 
@@ -201,4 +205,73 @@ async fn without_a_good_token_it_does_not_become_ready() {
     assert_eq!(get(sidecar.metrics, "/stats/prometheus").await.unwrap().0, 200);
     plane.write_token("web");
     sidecar.until_ready().await;
+}
+
+/// A mesh service that says `name` over mutual TLS; tells the moment each connection ends.
+async fn secured_app(plane: &ControlPlane, name: &'static str) -> (SocketAddr, String, mpsc::Receiver<()>) {
+    let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/app").unwrap();
+    let credential = plane.ca.issue_svid(&id, None).unwrap();
+    let serial = credential.serial().to_owned();
+    let identity = Identity::fixed(Some(credential), plane.ca.bundle_set(), WallClock::system());
+    let tls = server_config(&identity, Authorizer::trust_domain(plane.ca.trust_domain().clone())).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ended, ends) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (acceptor, ended) = (tokio_rustls::TlsAcceptor::from(tls.clone()), ended.clone());
+            tokio::spawn(async move {
+                // Refused by the sidecar: nothing began.
+                let Ok(mut stream) = acceptor.accept(tcp).await else { return };
+                let mut buffer = [0; 4096];
+                while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+                    if stream.write_all(answer.as_bytes()).await.is_err() || stream.flush().await.is_err() {
+                        break;
+                    }
+                }
+                let _nobody_waits = ended.send(()).await;
+            });
+        }
+    });
+    (address, serial, ends)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_list_in_the_mount_ends_a_live_connection_within_a_second() {
+    let plane = ControlPlane::start().await;
+    let crl = plane.dir.path().join("ca-crl.pem");
+    let sidecar = Sidecar::start(&plane, &[("MESH_CRL_FILE", &crl.display().to_string())]);
+    let (app, serial, mut ends) = secured_app(&plane, "secured").await;
+    let entry = free_port();
+    let secret =
+        |name: &str| format!("{{ name: {name}, sds_config: {{ ads: {{}}, resource_api_version: V3 }} }}");
+    let secured: Cluster = yaml(&format!(
+        "name: {CLUSTER}\ntype: EDS\nconnect_timeout: 5s\n\
+         eds_cluster_config: {{ eds_config: {{ ads: {{}}, resource_api_version: V3 }}, service_name: {CLUSTER} }}\n\
+         transport_socket:\n  name: envoy.transport_sockets.tls\n  typed_config:\n    \
+         '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n    \
+         common_tls_context:\n      tls_certificate_sds_secret_configs: [{}]\n      combined_validation_context:\n        \
+         default_validation_context: {{ match_subject_alt_names: [{{ exact: spiffe://cluster.local/ns/shop/sa/app }}] }}\n        \
+         validation_context_sds_secret_config: {}\n",
+        secret("default"),
+        secret("ROOTCA")
+    ));
+    let snapshot = Snapshot::builder()
+        .add(&secured)
+        .and_then(|s| s.add(&endpoints(app)))
+        .and_then(|s| s.add(&listener("outbound", entry, "")))
+        .and_then(|s| s.add(&routes()));
+    plane.publish(snapshot.unwrap().build());
+    sidecar.until_ready().await;
+    expect(&sidecar, entry, "secured").await;
+
+    plane.ca.revoke([&serial]).unwrap();
+    let pem: String = plane.ca.bundle().crl_ders().iter().map(|der| crl_to_pem(der)).collect();
+    std::fs::write(plane.dir.path().join("new"), pem).unwrap();
+    std::fs::rename(plane.dir.path().join("new"), &crl).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(1), ends.recv()).await;
+    assert_eq!(ended.ok(), Some(Some(())), "within a second\n{}", sidecar.log());
+    let refused = get(entry, "/").await.unwrap();
+    assert_eq!(refused.0, 503, "{}", refused.1);
 }

@@ -3,6 +3,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use serde_json::json;
+use tokio::{sync::MutexGuard, time::Instant};
 
 use super::{AuthError, Authenticator, BoundPod, Caller, CallerCredentials};
 use crate::{
@@ -97,14 +98,25 @@ impl Authenticator for ServiceAccountAuthenticator {
 pub struct JwksTokenVerifier {
     keys: ArcSwap<JwkSet>,
     source: Option<Arc<dyn KeySetSource>>,
-    last_read: tokio::sync::Mutex<Option<tokio::time::Instant>>,
+    reads: tokio::sync::Mutex<Reads>,
     issuer: String,
     audiences: Vec<String>,
     clock: WallClock,
 }
 
-/// The shortest time between two reads of the key file that unknown key IDs cause.
+/// When the key set was read.
+#[derive(Debug)]
+struct Reads {
+    last_tried: Option<Instant>,
+    last_good: Instant,
+}
+
+/// The shortest time between two reads of the key set: unknown key IDs must not make us ask at their rate.
 const REREAD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The age at which a key set is read again though all keys are known: a key that the cluster has withdrawn, perhaps
+/// because it was stolen, is good for us no longer than that.
+const MAX_AGE: Duration = Duration::from_secs(300);
 
 impl JwksTokenVerifier {
     /// Checks with fixed keys that tokens are of `issuer` and for one of `audiences`.
@@ -117,7 +129,7 @@ impl JwksTokenVerifier {
         Self {
             keys: ArcSwap::from_pointee(keys),
             source: None,
-            last_read: tokio::sync::Mutex::new(None),
+            reads: tokio::sync::Mutex::new(Reads { last_tried: None, last_good: Instant::now() }),
             issuer: issuer.into(),
             audiences: audiences.into_iter().collect(),
             clock,
@@ -125,7 +137,7 @@ impl JwksTokenVerifier {
     }
 
     /// Checks with the keys of a JWKS file. The file is read again when a token names a key that is not known, at most
-    /// every five seconds.
+    /// every five seconds, and when it was read five minutes ago.
     ///
     /// # Errors
     /// A file that cannot be read or is not a JWKS document.
@@ -141,8 +153,8 @@ impl JwksTokenVerifier {
         Ok(Self::new(keys, issuer, audiences, clock).refreshed_from(KeySetFile(path)))
     }
 
-    /// Asks `source` for the keys again when a token names a key that is not known, at most every five seconds. What it
-    /// gives is kept until then; when it fails, the keys that are known stay.
+    /// Asks `source` for the keys again when a token names a key that is not known, at most every five seconds, and when
+    /// the keys are five minutes old. When it fails, the keys that are known stay.
     #[must_use]
     pub fn refreshed_from(mut self, source: impl KeySetSource) -> Self {
         self.source = Some(Arc::new(source));
@@ -158,7 +170,13 @@ impl JwksTokenVerifier {
         let parsed = UnverifiedToken::parse(token)?;
         let known = self.keys.load().candidates(parsed.kid(), parsed.algorithm()).next().is_some();
         if !known {
-            self.read_again().await;
+            let reads = self.reads.lock().await;
+            self.read_again(reads).await;
+        } else if let Ok(reads) = self.reads.try_lock()
+            && reads.last_good.elapsed() >= MAX_AGE
+        {
+            // Whoever comes while one reads again goes on with the keys of before.
+            self.read_again(reads).await;
         }
         let keys = self.keys.load_full();
         let claims = parsed.verify(&keys, Algorithm::KUBERNETES)?;
@@ -168,17 +186,18 @@ impl JwksTokenVerifier {
         account_of(&claims)
     }
 
-    async fn read_again(&self) {
+    async fn read_again(&self, mut reads: MutexGuard<'_, Reads>) {
         let Some(source) = &self.source else { return };
-        let mut last = self.last_read.lock().await;
-        let now = tokio::time::Instant::now();
-        if last.is_some_and(|last| now.duration_since(last) < REREAD_INTERVAL) {
+        if reads.last_tried.is_some_and(|last| last.elapsed() < REREAD_INTERVAL) {
             return;
         }
-        *last = Some(now);
+        reads.last_tried = Some(Instant::now());
         let document = source.fetch().await;
         match document.and_then(|bytes| JwkSet::from_json(&bytes).map_err(|e| e.to_string())) {
-            Ok(keys) => self.set_keys(keys),
+            Ok(keys) => {
+                self.set_keys(keys);
+                reads.last_good = Instant::now();
+            }
             Err(error) => tracing::warn!(?source, %error, "key set not read again, keeping the old"),
         }
     }

@@ -144,3 +144,26 @@ async fn a_key_file_is_read_again_for_unknown_keys_but_not_too_often() {
     assert_eq!(verifier.verify(&by_old).await.unwrap_err().reason(), "unknown_key");
     assert!(verifier.verify(&by_new).await.is_ok(), "a broken file leaves the old keys");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_withdrawn_is_refused_within_minutes_though_it_is_known() {
+    let (old, new) = (JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("jwks.json");
+    std::fs::write(&path, old.jwks().to_json()).unwrap();
+    let verifier =
+        JwksTokenVerifier::from_file(&path, ISSUER, ["istio-ca".to_owned()], WallClock::system()).unwrap();
+    let by_old = request().sign(&old, &WallClock::system()).unwrap();
+    assert!(verifier.verify(&by_old).await.is_ok());
+
+    // While the set cannot be read, what is known stays.
+    std::fs::write(&path, "broken").unwrap();
+    tokio::time::advance(Duration::from_secs(301)).await;
+    assert!(verifier.verify(&by_old).await.is_ok());
+    std::fs::write(&path, new.jwks().to_json()).unwrap();
+    assert!(verifier.verify(&by_old).await.is_ok(), "tried a moment ago");
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert_eq!(verifier.verify(&by_old).await.unwrap_err().reason(), "unknown_key");
+    let by_new = request().sign(&new, &WallClock::system()).unwrap();
+    assert!(verifier.verify(&by_new).await.is_ok());
+}

@@ -22,13 +22,13 @@ pub enum CaError {
     #[error("the request's signature does not verify (RFC 2986 3)")]
     RequestSignature,
     /// A key type or size that the policy does not allow.
-    #[error("key type {kind} is not allowed")]
+    #[error("key type {kind} is not allowed by the policy of this CA")]
     Key {
         /// What the request has.
         kind: String,
     },
     /// A lifetime over the policy's maximum.
-    #[error("a lifetime of {asked:?} was asked for; at most {max:?} is given")]
+    #[error("a lifetime of {asked:?} was asked for; the policy of this CA gives at most {max:?}")]
     Lifetime {
         /// What was asked for.
         asked: Duration,
@@ -45,7 +45,7 @@ pub enum CaError {
     #[error("a leaf's SPIFFE ID has a path (X.509-SVID 3.1)")]
     NoPath,
     /// A name that is not a DNS name.
-    #[error("{name:?} is not a DNS name")]
+    #[error("{name:?} is not a DNS name (RFC 1034 3.5)")]
     DnsName {
         /// The name.
         name: String,

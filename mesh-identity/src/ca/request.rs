@@ -12,6 +12,8 @@ use x509_parser::{
     public_key::PublicKey as X509PublicKey,
 };
 
+use zeroize::Zeroize;
+
 use super::{CaError, IssuancePolicy, KeyKind};
 use crate::{id::SpiffeId, x509::PrivateKey};
 
@@ -62,12 +64,13 @@ impl CertificateRequest {
     /// # Errors
     /// No randomness.
     pub fn generate(kind: KeyKind, id: &SpiffeId) -> Result<NewRequest, CaError> {
-        let key = generate_key(kind)?;
+        let mut pair = generate_key(kind)?;
+        let key = take_private_key(&mut pair);
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
-        let csr_pem = params.serialize_request(&key)?.pem()?;
-        Ok(NewRequest { csr_pem, key: PrivateKey::from(rustls::pki_types::PrivateKeyDer::from(key)) })
+        let csr_pem = params.serialize_request(&pair)?.pem()?;
+        Ok(NewRequest { csr_pem, key })
     }
 
     /// Reads a request and checks its signature. Everything it asks for is ignored but the public key.
@@ -164,6 +167,14 @@ pub(super) fn generate_key(kind: KeyKind) -> Result<KeyPair, CaError> {
         KeyKind::Rsa => &PKCS_RSA_SHA256,
     };
     Ok(KeyPair::generate_for(algorithm)?)
+}
+
+/// The key of a generated pair, PKCS#8. The pair still signs, but its own copy of the text, which nothing would overwrite
+/// when it is dropped, is overwritten now.
+pub(super) fn take_private_key(pair: &mut KeyPair) -> PrivateKey {
+    let key = PrivateKey::from_pkcs8(pair.serialized_der().to_vec());
+    pair.zeroize();
+    key
 }
 
 fn malformed(detail: &str) -> CaError {

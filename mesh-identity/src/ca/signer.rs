@@ -8,10 +8,14 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
+use zeroize::Zeroize;
 
-use super::{CaError, CaPem, IssuancePolicy, Issued, KeyKind, RootOptions, request::generate_key};
+use super::{
+    CaError, CaPem, IssuancePolicy, Issued, KeyKind, RootOptions, request::generate_key,
+    request::take_private_key,
+};
 use crate::{
     clock::WallClock,
     id::{SpiffeId, TrustDomain},
@@ -38,7 +42,8 @@ impl Signer {
         options: &RootOptions,
         now: SystemTime,
     ) -> Result<Self, CaError> {
-        let key = generate_key(options.key)?;
+        let mut pair = generate_key(options.key)?;
+        let key = take_private_key(&mut pair);
         let serial = random_serial();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -52,8 +57,8 @@ impl Signer {
         params.serial_number = Some(serial);
         params.not_before = offset(now - IssuancePolicy::default().backdate)?;
         params.not_after = offset(now + options.lifetime)?;
-        let certificate = params.self_signed(&key)?.der().clone();
-        Self::assemble(key, certificate.clone(), Vec::new(), certificate)
+        let certificate = params.self_signed(&pair)?.der().clone();
+        Self::assemble(pair, key, certificate.clone(), Vec::new(), certificate)
     }
 
     /// Loads a signer; also returns every root that the PEM trusts.
@@ -62,7 +67,9 @@ impl Signer {
         clock: &WallClock,
     ) -> Result<(Self, Vec<CertificateDer<'static>>), CaError> {
         let key = private_key_from_pem(pem.key.as_bytes())?;
-        let key = KeyPair::try_from(&key.as_der()).map_err(|_| X509Error::Key)?;
+        let mut pair = KeyPair::try_from(&key.as_der()).map_err(|_| X509Error::Key)?;
+        // Its own copy of the key's text; it signs without.
+        pair.zeroize();
         let certificate = one_certificate(&pem.certificate)?;
         let facts = CertificateFacts::read(&certificate)?;
         check_signer(&facts)?;
@@ -77,7 +84,7 @@ impl Signer {
             roots.push(certificate.clone());
         }
         if roots.contains(&certificate) {
-            return Ok((Self::assemble(key, certificate.clone(), Vec::new(), certificate)?, roots));
+            return Ok((Self::assemble(pair, key, certificate.clone(), Vec::new(), certificate)?, roots));
         }
         let mut intermediates = certificates_from_pem(pem.chain.as_bytes())?;
         intermediates.retain(|one| *one != certificate && !roots.contains(one));
@@ -86,23 +93,23 @@ impl Signer {
         }
         intermediates.insert(0, certificate.clone());
         let first_root = roots.first().cloned().ok_or(X509Error::UnknownIssuer)?;
-        let signer = Self::assemble(key, certificate, intermediates, first_root)?;
+        let signer = Self::assemble(pair, key, certificate, intermediates, first_root)?;
         let root = signer.find_root(&roots, clock)?;
         Ok((Self { root, ..signer }, roots))
     }
 
     fn assemble(
-        key: KeyPair,
+        pair: KeyPair,
+        key: PrivateKey,
         certificate: CertificateDer<'static>,
         intermediates: Vec<CertificateDer<'static>>,
         root: CertificateDer<'static>,
     ) -> Result<Self, CaError> {
         let not_after = CertificateFacts::read(&certificate)?.not_after;
-        let secret = PrivateKey::from_pkcs8(key.serialize_der());
         // The certificate must be the key's: building a credential of both says so.
-        Credential::server_certificate(vec![certificate.clone()], secret.clone())?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { issuer, key: secret, certificate, intermediates, root, not_after })
+        Credential::server_certificate(vec![certificate.clone()], key.clone())?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, pair)?;
+        Ok(Self { issuer, key, certificate, intermediates, root, not_after })
     }
 
     /// The root that stands behind the chain, found by verifying a certificate that was signed for the purpose.
@@ -183,9 +190,10 @@ impl Signer {
             return Err(CaError::DnsName { name: String::new() });
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = generate_key(KeyKind::EcP256)?;
-        let (chain, ..) = self.sign(&params, &key)?;
-        Ok(Credential::server_certificate(chain, PrivateKey::from(PrivateKeyDer::from(key)))?)
+        let mut pair = generate_key(KeyKind::EcP256)?;
+        let key = take_private_key(&mut pair);
+        let (chain, ..) = self.sign(&params, &pair)?;
+        Ok(Credential::server_certificate(chain, key)?)
     }
 
     fn sign(

@@ -535,3 +535,30 @@ fn server_certificates_carry_dns_names_only() {
         assert_eq!(ca.issue_server_certificate(&bad, None).unwrap_err().reason(), "dns_name");
     }
 }
+
+#[test]
+fn keys_are_held_once_and_in_the_form_they_came_in() {
+    let ca = new_ca();
+    assert!(ca.lock().signer().issuer().key().serialized_der().is_empty(), "a copy that nothing overwrites");
+    let mut pair = request::generate_key(KeyKind::EcP256).unwrap();
+    let before = pair.serialized_der().to_vec();
+    assert_eq!(request::take_private_key(&mut pair).secret_der(), before);
+    assert!(pair.serialized_der().is_empty());
+
+    use aws_lc_rs::{
+        encoding::{AsDer, EcPrivateKeyRfc5915Der},
+        signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
+    };
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let pem = ca.to_pem();
+    let key = crate::x509::private_key_from_pem(pem.key.as_bytes()).unwrap();
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.secret_der()).unwrap();
+    let sec1 = AsDer::<EcPrivateKeyRfc5915Der<'_>>::as_der(&key.private_key()).unwrap();
+    let text = STANDARD.encode(sec1.as_ref());
+    let sec1 = format!("-----BEGIN EC PRIVATE KEY-----\n{text}\n-----END EC PRIVATE KEY-----\n");
+    let plugged = CaPem { key: sec1.into(), ..pem };
+    let again = Ca::load(domain(), &plugged, IssuancePolicy::default(), WallClock::system()).unwrap();
+    assert!(verified(&ca, &sign(&again, &csr(KeyKind::EcP256), None).unwrap()).is_ok());
+    let stored = Ca::load(domain(), &again.to_pem(), IssuancePolicy::default(), WallClock::system()).unwrap();
+    assert!(verified(&ca, &sign(&stored, &csr(KeyKind::EcP256), None).unwrap()).is_ok());
+}

@@ -1,8 +1,8 @@
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::pki_types::CertificateDer;
 
-use super::client::IstioCaClient;
+use super::{client::IstioCaClient, crl_file::CrlFile};
 use crate::{
     bundle::{BundleSet, TrustBundle},
     ca::{CertificateRequest, KeyKind},
@@ -26,13 +26,14 @@ pub struct IstioCaFetcher {
     lifetime: Option<Duration>,
     key_kind: KeyKind,
     more_roots: Option<RootsReader>,
+    crls: Option<Arc<CrlFile>>,
     clock: WallClock,
 }
 
 impl IstioCaFetcher {
     /// Fetches SVIDs for `id`, which is what the server must give.
     pub fn new(client: IstioCaClient, id: SpiffeId, clock: WallClock) -> Self {
-        Self { client, id, lifetime: None, key_kind: KeyKind::EcP256, more_roots: None, clock }
+        Self { client, id, lifetime: None, key_kind: KeyKind::EcP256, more_roots: None, crls: None, clock }
     }
 
     /// Asks for this lifetime; the default leaves it to the server.
@@ -57,11 +58,20 @@ impl IstioCaFetcher {
         self
     }
 
+    /// Refuses what the revocation lists of this PEM file name, also on connections that are open (see
+    /// [`ClosedWhenRevoked`](crate::tls::ClosedWhenRevoked)). The file is looked at four times a second, without asking
+    /// the CA for anything; it may be missing, and one that cannot be used leaves the lists of before.
+    #[must_use]
+    pub fn also_revoke(mut self, file: impl Into<PathBuf>) -> Self {
+        self.crls = Some(Arc::new(CrlFile::new(file.into())));
+        self
+    }
+
     fn examine(
         &self,
         answer: Vec<CertificateDer<'static>>,
         key: crate::x509::PrivateKey,
-    ) -> Result<FetchedSvid, X509Error> {
+    ) -> Result<(Credential, TrustBundle), X509Error> {
         let mut roots = Vec::new();
         let mut chain = Vec::new();
         let last = answer.len().saturating_sub(1);
@@ -79,7 +89,7 @@ impl IstioCaFetcher {
         }
         let credential = Credential::svid(chain, key)?;
         self.add_more_roots(&mut bundle);
-        Ok(FetchedSvid { credential: Arc::new(credential), bundles: bundle.into() })
+        Ok((credential, bundle))
     }
 
     fn add_more_roots(&self, bundle: &mut TrustBundle) {
@@ -112,6 +122,18 @@ impl SvidFetcher for IstioCaFetcher {
         let (csr, key) = new.map_err(|e| FetchError::new(e.reason(), e))?.into_parts();
         let answer = self.client.create_certificate(&csr, self.lifetime).await;
         let answer = answer.map_err(|e| FetchError::new(e.reason(), e))?;
-        self.examine(answer, key).map_err(|e| FetchError::new(e.reason(), e))
+        let (credential, mut bundle) =
+            self.examine(answer, key).map_err(|e| FetchError::new(e.reason(), e))?;
+        if let Some(crls) = &self.crls {
+            bundle = crls.add_to(bundle).await;
+        }
+        Ok(FetchedSvid { credential: Arc::new(credential), bundles: bundle.into() })
+    }
+
+    async fn bundles_changed(&self, current: &BundleSet) -> BundleSet {
+        match &self.crls {
+            Some(crls) => crls.changed(current).await,
+            None => std::future::pending().await,
+        }
     }
 }

@@ -1,4 +1,8 @@
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{StreamExt, stream::BoxStream};
 use http::uri::PathAndQuery;
@@ -27,11 +31,12 @@ use tonic_prost::ProstCodec;
 
 use super::{
     ROOT, WORKLOAD,
-    secrets::{RootSecret, SecretError, read_certificate, read_roots},
+    secrets::{RootSecret, SecretError, read_certificate, read_roots, wipe},
 };
 use crate::{
     clock::WallClock,
     identity::{Identity, IdentityPublisher},
+    source::report_expiry,
     x509::{Credential, X509Error},
 };
 
@@ -67,7 +72,13 @@ impl SdsSource {
         core.watch(&TypeUrl::SECRET, Names::of([WORKLOAD, ROOT]));
         let follower =
             Follower { channel, core, started: Instant::now(), publisher, secrets: Secrets::default() };
-        let task = tokio::spawn(follower.run());
+        let expiry = report_expiry(identity.clone());
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = follower.run() => {}
+                () = expiry => {}
+            }
+        });
         Ok(Self { identity, task })
     }
 
@@ -92,10 +103,10 @@ pub(crate) struct Secrets {
 
 impl Secrets {
     /// Takes the secrets that are good, and says what is wrong with the others.
-    fn take(&mut self, received: &[Received]) -> Vec<Rejection> {
+    fn take(&mut self, received: &[Received], now: SystemTime) -> Vec<Rejection> {
         let mut rejections = Vec::new();
         for one in received {
-            if let Err(error) = self.take_one(&one.resource.value) {
+            if let Err(error) = self.take_one(&one.resource.value, now) {
                 tracing::warn!(secret = one.name, reason = error.reason(), %error, "secret refused, the former stays");
                 rejections.push(Rejection { name: one.name.clone(), reason: error.to_string() });
             }
@@ -104,10 +115,17 @@ impl Secrets {
     }
 
     /// Takes one secret if it is good; others than the two that were asked for are passed over.
-    pub(crate) fn take_one(&mut self, message: &[u8]) -> Result<(), SecretError> {
-        let secret = Secret::decode(message).map_err(|e| SecretError::Malformed { detail: e.to_string() })?;
+    pub(crate) fn take_one(&mut self, message: &[u8], now: SystemTime) -> Result<(), SecretError> {
+        let mut secret =
+            Secret::decode(message).map_err(|e| SecretError::Malformed { detail: e.to_string() })?;
         match secret.name.as_str() {
-            WORKLOAD => self.credential = Some(Arc::new(read_certificate(&secret)?)),
+            WORKLOAD => {
+                let credential = read_certificate(&secret);
+                wipe(&mut secret);
+                let credential = credential?;
+                credential.check_time(now)?;
+                self.credential = Some(Arc::new(credential));
+            }
             ROOT => self.roots = Some(read_roots(&secret)?),
             _ => {}
         }
@@ -156,7 +174,7 @@ impl Follower {
             let response =
                 responses.next().await.ok_or_else(|| Status::unavailable("the stream ended"))??;
             if let Some(Delivery { id, resources, .. }) = self.core.on_response(self.now(), response) {
-                let rejections = self.secrets.take(&resources);
+                let rejections = self.secrets.take(&resources, self.publisher.identity().clock().now());
                 if let Err(error) = self.secrets.publish(&self.publisher) {
                     tracing::error!(reason = error.reason(), %error, "secrets do not make an identity");
                 }

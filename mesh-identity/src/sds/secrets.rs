@@ -5,15 +5,17 @@ use mesh_xds::pb::envoy::{
     },
 };
 
+use zeroize::Zeroize;
+
 use crate::{
     bundle::TrustBundle,
     id::TrustDomain,
-    x509::{Credential, X509Error, certificates_from_pem, crls_from_pem, private_key_from_pem},
+    x509::{Credential, X509Error, certificates_from_pem, crl_to_pem, crls_from_pem, private_key_from_pem},
 };
 
 /// A secret that holds roots (and revocation lists) only, under this name. Good for ADS.
 pub fn validation_secret(name: &str, bundle: &TrustBundle) -> Secret {
-    let crl = bundle.crl_ders().iter().fold(String::new(), |pem, der| pem + &crl_pem(der));
+    let crl = bundle.crl_ders().iter().fold(String::new(), |pem, der| pem + &crl_to_pem(der));
     let context = CertificateValidationContext {
         trusted_ca: Some(inline(bundle.to_pem().into_bytes())),
         crl: (!crl.is_empty()).then(|| inline(crl.into_bytes())),
@@ -30,6 +32,16 @@ pub(super) fn certificate_secret(name: &str, credential: &Credential) -> Secret 
         ..TlsCertificate::default()
     };
     Secret { name: name.to_owned(), r#type: Some(Type::TlsCertificate(certificate)) }
+}
+
+/// Overwrites the private key in a secret that is not needed any more.
+pub(super) fn wipe(secret: &mut Secret) {
+    if let Some(Type::TlsCertificate(certificate)) = &mut secret.r#type
+        && let Some(Specifier::InlineBytes(bytes)) =
+            certificate.private_key.as_mut().and_then(|key| key.specifier.as_mut())
+    {
+        bytes.zeroize();
+    }
 }
 
 /// Reads chain and key.
@@ -79,12 +91,6 @@ fn bytes<'a>(name: &str, source: Option<&'a DataSource>) -> Result<&'a [u8], Sec
 
 fn inline(bytes: Vec<u8>) -> DataSource {
     DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..DataSource::default() }
-}
-
-fn crl_pem(der: &[u8]) -> String {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let lines: Vec<String> = der.chunks(48).map(|line| STANDARD.encode(line)).collect();
-    format!("-----BEGIN X509 CRL-----\n{}\n-----END X509 CRL-----\n", lines.join("\n"))
 }
 
 /// Why a secret was refused; sent back to the server as the reason.

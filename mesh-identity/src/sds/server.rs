@@ -15,7 +15,7 @@ use tonic::{
 
 use super::{
     ROOT, WORKLOAD,
-    secrets::{certificate_secret, validation_secret},
+    secrets::{certificate_secret, validation_secret, wipe},
 };
 use crate::{identity::Identity, workload_api::serve_unix};
 
@@ -67,7 +67,9 @@ async fn follow(identity: Identity, cache: SnapshotCache) {
         let current = identity.current();
         // Nothing while the identity waits: a caller's listener warms until the certificate is there.
         if let (Some(credential), Some(id)) = (&current.credential, current.id()) {
-            let built = Snapshot::builder().add(&certificate_secret(WORKLOAD, credential));
+            let mut secret = certificate_secret(WORKLOAD, credential);
+            let built = Snapshot::builder().add(&secret);
+            wipe(&mut secret);
             let built = built.and_then(|snapshot| match current.bundles.get(id.trust_domain_str()) {
                 Some(bundle) => snapshot.add(&validation_secret(ROOT, bundle)),
                 None => Ok(snapshot),

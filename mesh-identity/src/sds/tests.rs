@@ -103,9 +103,29 @@ fn secrets_for_ads_hold_no_key() {
     let serial = ca.issue_svid(&SpiffeId::parse("spiffe://td.example/web").unwrap(), None).unwrap();
     ca.revoke([serial.serial()]).unwrap();
     let secret = validation_secret(ROOT, &ca.bundle());
-    let shown = format!("{:?}", prost::Message::encode_to_vec(&secret));
-    assert!(!shown.contains("PRIVATE"));
+    let contains_key = |secret: &mesh_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret| {
+        let bytes = prost::Message::encode_to_vec(secret);
+        bytes.windows(11).any(|window| window == b"PRIVATE KEY")
+    };
+    let mut other = secrets::certificate_secret(WORKLOAD, &serial);
+    assert!(contains_key(&other), "the other kind does");
+    secrets::wipe(&mut other);
+    assert!(!contains_key(&other));
+    assert!(!contains_key(&secret));
     let read = secrets::read_roots(&secret).unwrap().bundle(ca.trust_domain().clone()).unwrap();
     assert_eq!(read, ca.bundle());
     assert_eq!(secrets::read_certificate(&secret).unwrap_err().reason(), "kind");
+}
+
+#[test]
+fn a_certificate_is_taken_only_within_its_time() {
+    let ca = new_ca();
+    let credential = ca.issue_svid(&SpiffeId::parse("spiffe://td.example/web").unwrap(), None).unwrap();
+    let secret = prost::Message::encode_to_vec(&secrets::certificate_secret(WORKLOAD, &credential));
+    let mut taken = Secrets::default();
+    let after = credential.not_after() + Duration::from_secs(1);
+    let before = credential.not_before() - Duration::from_secs(1);
+    assert_eq!(taken.take_one(&secret, after).unwrap_err().reason(), "expired");
+    assert_eq!(taken.take_one(&secret, before).unwrap_err().reason(), "not_yet_valid");
+    assert!(taken.take_one(&secret, credential.not_after()).is_ok());
 }

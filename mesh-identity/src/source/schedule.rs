@@ -8,7 +8,8 @@ use crate::x509::Credential;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RenewalPolicy {
-    /// The share of a lifetime after which to renew; default 0.5.
+    /// The share of the lifetime, as it is left when the credential comes, after which to renew; default 0.5. Backdating is
+    /// not lifetime, and an old credential is not renewed as if it were new.
     pub renew_at: f64,
     /// How far that share is moved at random, in both directions, so that a fleet does not renew at once; default 0.05.
     pub jitter: f64,
@@ -70,8 +71,8 @@ impl Schedule {
         let jitter = self.policy.jitter.clamp(0.0, 0.5);
         let offset = if jitter > 0.0 { self.random.random_range(-jitter..=jitter) } else { 0.0 };
         let share = (self.policy.renew_at + offset).clamp(0.0, 0.95);
-        let renew_at = credential.not_before() + credential.lifetime().mul_f64(share);
-        renew_at.duration_since(now).unwrap_or_default().max(self.policy.min_interval)
+        let left = credential.not_after().duration_since(now).unwrap_or_default();
+        left.mul_f64(share).max(self.policy.min_interval)
     }
 
     pub(super) fn after_failure(&mut self) -> Duration {

@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     Ca, SpiffeId, TrustDomain,
     ca::{IssuancePolicy, RootOptions},
+    identity::IdentityState,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -187,6 +188,157 @@ async fn files_are_read_as_an_identity() {
     assert_eq!(read.credential.serial(), fetched.credential.serial());
     std::fs::write(path("key.pem"), ca.fetch().await.unwrap().credential.key().to_pem().as_bytes()).unwrap();
     assert_eq!(files.fetch().await.unwrap_err().reason, "key");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_lived_svid_is_renewed_at_half_of_what_is_left_of_it() {
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let domain = TrustDomain::parse("td.example").unwrap();
+    let policy = IssuancePolicy::default().with_default_lifetime(Duration::from_secs(120));
+    assert_eq!(policy.backdate, Duration::from_secs(120), "half of the certificate's time lies in the past");
+    let ca = Ca::create(domain, &RootOptions::default(), policy, clock.clone()).unwrap();
+    let ca = TestCa { ca: Arc::new(ca), up: Arc::new(AtomicBool::new(true)), asked: Arc::default() };
+    let source = SvidSource::spawn(ca.clone(), RenewalPolicy::default().with_seed(1), clock);
+    source.ready().await;
+    tokio::time::sleep(HOUR).await;
+    assert!((55..=66).contains(&ca.asked()), "{} in an hour", ca.asked());
+    assert!(source.identity().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_nobody_renews_are_no_renewal_and_new_ones_are_taken_within_two_seconds() {
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let ca = TestCa::new(&clock);
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let write = async || {
+        let fetched = ca.fetch().await.unwrap();
+        std::fs::write(path("key.pem"), fetched.credential.key().to_pem().as_bytes()).unwrap();
+        std::fs::write(path("cert.pem"), fetched.credential.chain_pem()).unwrap();
+        std::fs::write(path("root.pem"), ca.ca.bundle().to_pem()).unwrap();
+        fetched.credential
+    };
+    let first = write().await;
+    let files = FileFetcher { chain: path("cert.pem"), key: path("key.pem"), roots: path("root.pem") };
+    let source = SvidSource::spawn(files, RenewalPolicy::default().with_seed(1), clock.clone());
+    source.ready().await;
+    let revision = source.identity().current().revision;
+    tokio::time::sleep(first.not_after().duration_since(clock.now()).unwrap() - HOUR).await;
+    assert_eq!((source.status().renewals, source.identity().current().revision), (1, revision));
+    let rotated = source.rotate_now().await.unwrap();
+    assert_eq!(rotated.old_serial.as_deref(), Some(rotated.new_serial.as_str()));
+
+    let second = write().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(source.identity().current().credential.as_ref().unwrap().serial(), second.serial());
+    assert_eq!(source.status().renewals, 2);
+
+    // A new root in its file, the same certificate.
+    ca.ca.prepare_root(&RootOptions::default()).unwrap();
+    std::fs::write(path("root.pem"), ca.ca.bundle().to_pem()).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(source.identity().current().bundles.get("td.example").unwrap().roots().len(), 2);
+    assert_eq!((source.status().renewals, source.status().failures), (2, 0));
+}
+
+/// Misbehaves for some identities.
+#[derive(Clone)]
+struct OddCa {
+    ca: Arc<Ca>,
+    asked: Arc<AtomicUsize>,
+    mode: Arc<AtomicUsize>,
+}
+
+impl OddCa {
+    fn new(clock: &WallClock) -> Self {
+        Self { ca: TestCa::new(clock).ca, asked: Arc::default(), mode: Arc::default() }
+    }
+
+    fn mode(&self, mode: usize) {
+        self.mode.store(mode, Ordering::Relaxed);
+    }
+}
+
+const PANICS: usize = 1;
+const ANOTHER_ID: usize = 2;
+const EXPIRED: usize = 3;
+const DOWN: usize = 4;
+
+impl ManyFetcher for OddCa {
+    async fn fetch(&self, id: &SpiffeId) -> Result<FetchedSvid, FetchError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let mode = self.mode.load(Ordering::Relaxed);
+        assert_ne!(mode, PANICS, "the fetcher panics");
+        let issue = |ca: &Ca, id: &SpiffeId| {
+            let credential = ca.issue_svid(id, None).unwrap();
+            Ok(FetchedSvid { credential: Arc::new(credential), bundles: ca.bundle_set() })
+        };
+        match mode {
+            DOWN => Err(FetchError::new("down", "the CA is down")),
+            ANOTHER_ID => issue(&self.ca, &workload(999)),
+            EXPIRED => issue(&TestCa::new(&WallClock::from_fn(|| SystemTime::UNIX_EPOCH + HOUR)).ca, id),
+            _ => issue(&self.ca, id),
+        }
+    }
+}
+
+impl SvidFetcher for OddCa {
+    async fn fetch(&self) -> Result<FetchedSvid, FetchError> {
+        ManyFetcher::fetch(self, &workload(1)).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_or_one_what_cannot_be_presented_is_a_failure_that_is_told_and_tried_again() {
+    for (mode, reason) in [(PANICS, "panic"), (ANOTHER_ID, "denied"), (EXPIRED, "expired"), (DOWN, "down")] {
+        let clock = WallClock::following_tokio(SystemTime::now());
+        let odd = OddCa::new(&clock);
+        odd.mode(mode);
+        let policy = RenewalPolicy::default().with_seed(3);
+        let manager = SvidManager::spawn(odd.clone(), policy.clone(), clock.clone(), 2);
+        let identity = manager.add(workload(1));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let status = manager.status(&workload(1)).unwrap();
+        assert_eq!(status.last_error.map(|error| error.reason), Some(reason));
+        assert!(status.failures > 3 && status.renewals == 0 && !identity.is_ready(), "{reason}");
+        odd.mode(0);
+        tokio::time::timeout(Duration::from_secs(60), identity.ready()).await.expect("tried again by itself");
+        let status = manager.status(&workload(1)).unwrap();
+        assert_eq!((status.renewals, status.consecutive_failures), (1, 0));
+        assert!(status.last_error.is_none() && manager.status(&workload(2)).is_none());
+
+        // For one source the fetcher alone knows whose identity it is.
+        if mode == ANOTHER_ID {
+            continue;
+        }
+        odd.mode(mode);
+        let source = SvidSource::spawn(odd.clone(), policy, clock);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(source.status().last_error.map(|error| error.reason), Some(reason));
+        odd.mode(0);
+        tokio::time::timeout(Duration::from_secs(60), source.ready()).await.expect("tried again by itself");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_follow_one_of_many_are_woken_when_it_expires() {
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let odd = OddCa::new(&clock);
+    let manager = SvidManager::spawn(odd.clone(), RenewalPolicy::default().with_seed(3), clock.clone(), 2);
+    let identity = manager.add(workload(1));
+    identity.ready().await;
+    let not_after = identity.current().credential.as_ref().unwrap().not_after();
+    let mut changes = identity.subscribe();
+    odd.mode(DOWN);
+    let expired = async {
+        while !matches!(identity.state(), IdentityState::Expired { .. }) {
+            changes.changed().await.unwrap();
+        }
+    };
+    let left = not_after.duration_since(clock.now()).unwrap();
+    tokio::time::timeout(left + Duration::from_secs(2), expired).await.expect("woken at the end");
+    odd.mode(0);
+    tokio::time::timeout(Duration::from_secs(60), identity.ready()).await.expect("recovers by itself");
 }
 
 /// Fetches for many, slowly, and notes how many at once and in which order.

@@ -19,6 +19,7 @@ use crate::{
     id::{SpiffeId, SpiffeIdError, TrustDomain},
     identity::{Identity, IdentityPublisher},
     jwt::{JwkSet, JwtError},
+    source::report_expiry,
     x509::{Credential, PrivateKey, X509Error},
 };
 
@@ -244,7 +245,13 @@ impl WorkloadApiSource {
     /// Starts the task. Must be called within a tokio runtime.
     pub fn spawn(client: WorkloadApiClient, clock: WallClock) -> Self {
         let (publisher, identity) = Identity::channel(clock);
-        let task = tokio::spawn(follow(client, publisher));
+        let expiry = report_expiry(identity.clone());
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = follow(client, publisher) => {}
+                () = expiry => {}
+            }
+        });
         Self { identity, task }
     }
 
@@ -268,6 +275,8 @@ async fn follow(client: WorkloadApiClient, publisher: IdentityPublisher) {
             let mut contexts = client.x509_contexts().await?;
             loop {
                 let context = contexts.next().await?;
+                // What cannot be presented does not replace what can; the next stream begins with it again.
+                context.credential.check_time(publisher.identity().clock().now())?;
                 publisher.publish(Some(context.credential), context.bundles);
                 pause = Duration::from_millis(100);
             }

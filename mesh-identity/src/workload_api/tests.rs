@@ -102,6 +102,42 @@ async fn svids_stream_and_follow_rotation() {
 }
 
 #[tokio::test]
+async fn a_source_takes_nothing_that_is_over_and_says_when_its_certificate_is() {
+    let setup = Setup::start(0).await;
+    // The workload's clock runs ahead of its agent's, step by step.
+    let ahead = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let seconds = ahead.clone();
+    let clock = WallClock::from_fn(move || {
+        let ahead = seconds.load(std::sync::atomic::Ordering::Relaxed);
+        std::time::SystemTime::now() + Duration::from_secs(ahead)
+    });
+    let life = setup.ca.policy().default_lifetime;
+    ahead.store(life.as_secs() - 2, std::sync::atomic::Ordering::Relaxed);
+    let source = WorkloadApiSource::spawn(setup.client.clone(), clock);
+    source.identity().ready().await;
+    let mut changes = source.identity().subscribe();
+    let expired = async {
+        while !matches!(source.identity().state(), crate::IdentityState::Expired { .. }) {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), expired).await.expect("told when it is over");
+
+    let good = source.identity().current().credential.as_ref().unwrap().serial().to_owned();
+    ahead.store(life.as_secs() + 60, std::sync::atomic::Ordering::Relaxed);
+    setup.renew();
+    let refused = setup.client.x509_contexts().await.unwrap().next().await.unwrap();
+    assert!(refused.credential.check_time(source.identity().clock().now()).is_err());
+    let other = tokio::time::timeout(Duration::from_millis(300), changes.changed()).await;
+    assert!(other.is_err(), "nothing is published");
+    assert_eq!(source.identity().current().credential.as_ref().unwrap().serial(), good);
+    ahead.store(0, std::sync::atomic::Ordering::Relaxed);
+    tokio::time::timeout(Duration::from_secs(10), source.identity().ready())
+        .await
+        .expect("recovers by itself");
+}
+
+#[tokio::test]
 async fn revocation_lists_travel_with_the_bundle() {
     let setup = Setup::start(0).await;
     setup.ca.revoke([setup.renew()]).unwrap();

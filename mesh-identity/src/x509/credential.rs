@@ -225,6 +225,17 @@ impl Credential {
         self.not_before() <= now && now <= self.not_after()
     }
 
+    /// That `now` lies in the leaf's validity: asked of everything that a source publishes.
+    pub(crate) fn check_time(&self, now: SystemTime) -> Result<(), X509Error> {
+        if now > self.not_after() {
+            Err(X509Error::Expired)
+        } else if now < self.not_before() {
+            Err(X509Error::NotYetValid)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Chain and key as rustls signs with them.
     pub fn certified_key(&self) -> &Arc<CertifiedKey> {
         &self.certified

@@ -2,7 +2,8 @@ use std::time::SystemTime;
 
 use crate::id::{SpiffeId, SpiffeIdError, TrustDomain};
 
-/// Why certificates, keys or a peer's chain were refused. "X.509-SVID n" is the section of that standard.
+/// Why certificates, keys or a peer's chain were refused. "X.509-SVID n" is the section of that standard. Limits are this
+/// crate's own, and whom to talk to is the authorizer's matter: those errors name no standard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum X509Error {
@@ -13,13 +14,13 @@ pub enum X509Error {
         bytes: usize,
     },
     /// The text is not PEM.
-    #[error("malformed PEM: {detail}")]
+    #[error("malformed PEM: {detail} (RFC 7468 3)")]
     Pem {
         /// What the PEM parser said.
         detail: String,
     },
     /// There is no certificate.
-    #[error("no certificate found")]
+    #[error("no certificate found (RFC 7468 5)")]
     NoCertificate,
     /// More certificates than a chain may have.
     #[error("a chain of {count} certificates; at most {max} are accepted", max = super::MAX_CHAIN)]
@@ -46,7 +47,7 @@ pub enum X509Error {
         bytes: usize,
     },
     /// Bytes that are not a certificate.
-    #[error("malformed certificate: {detail}")]
+    #[error("malformed certificate: {detail} (RFC 5280 4.1)")]
     Der {
         /// What the parser said.
         detail: String,
@@ -67,7 +68,7 @@ pub enum X509Error {
         count: usize,
     },
     /// The URI name is not a SPIFFE ID.
-    #[error("the URI name is not a SPIFFE ID: {source}")]
+    #[error("the URI name is not a SPIFFE ID (X.509-SVID 2): {source}")]
     SpiffeId {
         /// The rule that it breaks.
         #[from]
@@ -121,40 +122,42 @@ pub enum X509Error {
     )]
     UriNameConstraints,
     /// No private key in the text.
-    #[error("no private key found")]
+    #[error("no private key found (RFC 7468 10, RFC 5915 4)")]
     NoKey,
     /// Several private keys in the text.
-    #[error("{count} private keys found, expected one")]
+    #[error("{count} private keys found, expected one (RFC 7468 10)")]
     ManyKeys {
         /// How many were found.
         count: usize,
     },
     /// A private key that cannot be used.
-    #[error("the private key is malformed or of an unsupported type")]
+    #[error(
+        "the private key is malformed or of an unsupported type (RFC 5958 2, RFC 5915 3, RFC 8017 A.1.2)"
+    )]
     Key,
     /// The key is not the leaf's.
-    #[error("the private key does not belong to the certificate")]
+    #[error("the private key does not belong to the certificate (RFC 5280 4.1.2.7)")]
     KeyMismatch,
     /// No roots are known for the peer's trust domain.
-    #[error("no trust bundle for trust domain {trust_domain}")]
+    #[error("no trust bundle for trust domain {trust_domain} (X.509-SVID 5.1)")]
     NoBundle {
         /// The peer's trust domain.
         trust_domain: TrustDomain,
     },
     /// The certificate's time is over.
-    #[error("the certificate expired (RFC 5280 6.1.3)")]
+    #[error("the certificate expired (X.509-SVID 5.1, RFC 5280 6.1.3)")]
     Expired,
     /// The certificate's time has not come.
-    #[error("the certificate is not yet valid (RFC 5280 6.1.3)")]
+    #[error("the certificate is not yet valid (X.509-SVID 5.1, RFC 5280 6.1.3)")]
     NotYetValid,
     /// The chain does not lead to a root of the trust domain.
     #[error("the chain leads to no root of the trust domain (X.509-SVID 5.1)")]
     UnknownIssuer,
     /// A certificate of the chain is revoked.
-    #[error("the certificate is revoked (RFC 5280 6.3)")]
+    #[error("the certificate is revoked (X.509-SVID 5.1, RFC 5280 6.3)")]
     Revoked,
     /// Path validation failed for another reason.
-    #[error("path validation: {reason} (RFC 5280 6)")]
+    #[error("path validation: {reason} (X.509-SVID 5.1, RFC 5280 6)")]
     Path {
         /// What the validator said.
         reason: webpki::Error,
@@ -168,13 +171,13 @@ pub enum X509Error {
         expected: String,
     },
     /// A revocation list that cannot be used.
-    #[error("malformed certificate revocation list: {detail}")]
+    #[error("malformed certificate revocation list: {detail} (RFC 5280 5.1)")]
     Crl {
         /// What the parser said.
         detail: String,
     },
     /// A time that does not fit.
-    #[error("a validity time is out of range: {time:?}")]
+    #[error("a validity time is out of range: {time:?} (RFC 5280 4.1.2.5)")]
     Time {
         /// The time.
         time: SystemTime,

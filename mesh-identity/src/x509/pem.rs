@@ -46,6 +46,14 @@ pub fn certificates_to_pem<'a>(certificates: impl IntoIterator<Item = &'a Certif
     text
 }
 
+/// Writes a revocation list as PEM.
+pub fn crl_to_pem(der: &[u8]) -> String {
+    let mut text = "-----BEGIN X509 CRL-----\n".to_owned();
+    push_base64_lines(&mut text, der);
+    text.push_str("-----END X509 CRL-----\n");
+    text
+}
+
 /// Reads the one private key of a PEM text: PKCS#8, SEC1 or PKCS#1.
 ///
 /// # Errors

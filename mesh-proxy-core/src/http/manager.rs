@@ -12,7 +12,7 @@ use crate::{
     error::ConfigError,
     filter::{ConnectionInfo, HttpFilter},
     filters,
-    lifecycle::Lifecycle,
+    lifecycle::Life,
     proxy::Shared,
     telemetry::{Counter, Gauge, Logs, Stats},
     worker::Worker,
@@ -129,7 +129,7 @@ pub(crate) struct HttpConnection {
     pub(crate) manager: Arc<ManagerRuntime>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) worker: Arc<Worker>,
-    pub(crate) lifecycle: Arc<Lifecycle>,
+    pub(crate) lifecycle: Life,
     /// Our `x-forwarded-client-cert` element for this peer.
     pub(crate) client_cert: Option<HeaderValue>,
     pub(crate) requests: AtomicU32,
@@ -145,7 +145,7 @@ impl HttpConnection {
         manager: Arc<ManagerRuntime>,
         shared: Arc<Shared>,
         worker: Arc<Worker>,
-        lifecycle: Arc<Lifecycle>,
+        lifecycle: Life,
     ) -> Self {
         let client_cert = info
             .tls

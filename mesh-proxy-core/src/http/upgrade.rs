@@ -78,7 +78,9 @@ impl Requested {
         idle_timeout: Option<Duration>,
     ) {
         let upstream = hyper::upgrade::on(response);
-        let lifecycle = Arc::clone(&connection.lifecycle);
+        let lifecycle = connection.lifecycle.clone();
+        // The codec has let go of the upstream's connection: only this tunnel can end it.
+        held.0.tie_to(&lifecycle);
         let tunnel = async move {
             let _held = held;
             let joined = async {

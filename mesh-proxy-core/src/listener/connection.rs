@@ -15,7 +15,7 @@ use crate::{
     config::{Codec, DownstreamTls},
     filter::{ConnectionInfo, UpstreamInfo},
     http::{self, HttpConnection},
-    lifecycle::KILLED,
+    lifecycle::{KILLED, Life},
     net::{self, Stream},
     proxy::Shared,
     rbac::{Input, Verdict, evaluate},
@@ -85,7 +85,8 @@ pub(crate) async fn run(
         return;
     };
     let chain = Arc::clone(chain);
-    let killed = chain.lifecycle.reached(KILLED);
+    let life = Life::of(&chain.lifecycle);
+    let killed = life.reached(KILLED);
     tokio::pin!(killed);
     let transport = async {
         match &chain.config.tls {
@@ -112,14 +113,17 @@ pub(crate) async fn run(
         tls: session,
         start,
     });
-    shared.registry.list(&info);
+    shared.registry.list(&info, &life);
+    // After the listing: a revocation that comes at this moment is seen here or there.
+    if shared.is_revoked(info.tls.as_ref()) {
+        return;
+    }
     if !allowed(&chain, &info, &shared) {
         return;
     }
     match &chain.terminal {
         Terminal::Tcp(runtime) => {
-            let lifecycle = Arc::clone(&chain.lifecycle);
-            tcp::proxy(runtime, stream, info, shared, worker, &lifecycle).await;
+            tcp::proxy(runtime, stream, info, shared, worker, &life).await;
         }
         Terminal::Http(manager) => {
             let http2 = match (manager.config.codec, &info.tls) {
@@ -140,9 +144,8 @@ pub(crate) async fn run(
                     first.unwrap_or(false)
                 }
             };
-            let lifecycle = Arc::clone(&chain.lifecycle);
             let connection =
-                Arc::new(HttpConnection::new(info, Arc::clone(manager), shared, worker, lifecycle));
+                Arc::new(HttpConnection::new(info, Arc::clone(manager), shared, worker, life.clone()));
             http::serve(connection, stream, http2).await;
         }
     }

@@ -107,6 +107,14 @@ impl Handle {
         self.shared.connections()
     }
 
+    /// Ends every live connection, in either direction, whose peer [`TlsProvider::is_revoked`] names, and says how many.
+    /// Call it when a revocation list came; new connections are looked at by themselves.
+    ///
+    /// [`TlsProvider::is_revoked`]: crate::tls::TlsProvider::is_revoked
+    pub fn close_revoked(&self) -> usize {
+        self.shared.close_revoked()
+    }
+
     /// Statistics under Envoy's names.
     #[must_use]
     pub fn stats(&self) -> &Arc<Stats> {

@@ -25,7 +25,7 @@ use crate::{
     original_dst::OriginalDestination,
     registry::Registry,
     telemetry::{IstioMetrics, LogWriter, Stats},
-    tls::TlsProvider,
+    tls::{TlsProvider, TlsSession},
     upstream::ClusterManager,
     worker::Worker,
 };
@@ -350,6 +350,25 @@ impl Shared {
 
     pub(super) fn clusters(&self) -> Vec<ClusterSnapshot> {
         self.clusters.snapshot()
+    }
+
+    /// Whether the provider says that this session's peer is not to be trusted any more.
+    pub(crate) fn is_revoked(&self, tls: Option<&TlsSession>) -> bool {
+        let peer = tls.and_then(|tls| tls.peer.as_deref());
+        let revoked = peer.filter(|peer| self.options.tls.is_revoked(peer));
+        if let Some(peer) = revoked {
+            let id = peer.spiffe_id().map(|id| &**id);
+            tracing::warn!(id, serial = %peer.serial, "peer revoked, connection closed");
+        }
+        revoked.is_some()
+    }
+
+    pub(super) fn close_revoked(&self) -> usize {
+        let closed = self.registry.cut(|peer| self.options.tls.is_revoked(peer));
+        if closed > 0 {
+            tracing::warn!(closed, "connections of revoked peers closed");
+        }
+        closed
     }
 
     pub(super) fn connections(&self) -> Vec<ConnectionSnapshot> {

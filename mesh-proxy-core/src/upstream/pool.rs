@@ -12,12 +12,18 @@ use std::{
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{
     ClusterRuntime, ConnectError, ConnectOptions, Host, Permit, Resource, connect, connect::local_of,
 };
-use crate::{Body, proxy::Shared, registry::Session, worker::Worker};
+use crate::{
+    Body,
+    lifecycle::Life,
+    proxy::Shared,
+    registry::{End, Session},
+    worker::Worker,
+};
 
 /// Streams on one HTTP/2 connection before another one is opened, whatever the configuration says: most servers allow
 /// 100 and hyper does not tell how many.
@@ -116,6 +122,13 @@ impl Lease {
             Connection::Exclusive(c) => Some(&c.session),
             Connection::Shared(c) => Some(&c.session),
             Connection::Gone => None,
+        }
+    }
+
+    /// After an upgrade the connection is the tunnel's, and ends with it.
+    pub(crate) fn tie_to(&self, life: &Life) {
+        if let Connection::Exclusive(connection) = &self.connection {
+            connection.session.ends_with(End::Connection(life.clone()));
         }
     }
 
@@ -318,6 +331,16 @@ impl Drop for Open {
     }
 }
 
+/// Lets the connection be ended when its server is revoked, and looks whether it is by now.
+fn watch(shared: &Shared, session: &Session, task: AbortHandle) -> Result<(), PoolError> {
+    session.ends_with(End::Task(task));
+    if shared.is_revoked(session.tls.as_ref()) {
+        session.cut();
+        return Err(PoolError::Connect(ConnectError::Tls("the server's certificate is revoked".to_owned())));
+    }
+    Ok(())
+}
+
 async fn open_http1(
     shared: &Arc<Shared>,
     worker: &Arc<Worker>,
@@ -334,10 +357,11 @@ async fn open_http1(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| PoolError::Connect(ConnectError::Tls(e.to_string())))?;
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let _end_is_seen_by_the_request = connection.with_upgrades().await;
         drop(open);
     });
+    watch(shared, &session, task.abort_handle())?;
     Ok(Exclusive { sender, session, requests: 1, opened: Instant::now() })
 }
 
@@ -360,10 +384,11 @@ async fn open_http2(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| PoolError::Connect(ConnectError::Tls(e.to_string())))?;
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let _end_is_seen_by_the_request = connection.await;
         drop(open);
     });
+    watch(shared, &session, task.abort_handle())?;
     Ok(Arc::new(Multiplexed {
         sender,
         session,

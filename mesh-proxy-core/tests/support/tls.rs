@@ -1,10 +1,13 @@
 //! A mesh CA and a TLS provider on top of it.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use mesh_proxy_core::{
     config::{DownstreamTls, SecretRef, StringMatcher, UpstreamTls},
-    tls::{TlsProvider, TlsUnavailable},
+    tls::{PeerCertificate, TlsProvider, TlsUnavailable},
 };
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair, SanType};
 use rustls::{
@@ -16,13 +19,18 @@ use rustls::{
 };
 
 /// A certificate authority.
-pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>, Arc<Mutex<BTreeSet<String>>>);
 
 impl Ca {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(), Arc::default())
+    }
+
+    /// From now on every provider says so of this identity.
+    pub(crate) fn revoke(&self, id: &str) {
+        self.1.lock().unwrap().insert(id.to_owned());
     }
 
     /// A provider with an SVID for `id`.
@@ -39,6 +47,7 @@ impl Ca {
             chain: vec![cert.der().clone()],
             key: key.serialize_der(),
             roots: Arc::new(roots),
+            revoked: Arc::clone(&self.1),
             crypto: Arc::new(aws_lc_rs::default_provider()),
         })
     }
@@ -51,6 +60,7 @@ pub(crate) struct Provider {
     chain: Vec<CertificateDer<'static>>,
     key: Vec<u8>,
     roots: Arc<RootCertStore>,
+    revoked: Arc<Mutex<BTreeSet<String>>>,
     crypto: Arc<CryptoProvider>,
 }
 
@@ -91,6 +101,11 @@ impl TlsProvider for Provider {
         Ok(Arc::new(builder.with_client_auth_cert(self.chain.clone(), self.key()).unwrap()))
     }
 
+    fn is_revoked(&self, peer: &PeerCertificate) -> bool {
+        assert!(!peer.issuer.is_empty() && !peer.serial.is_empty());
+        peer.spiffe_id().is_some_and(|id| self.revoked.lock().unwrap().contains(&**id))
+    }
+
     fn local_identity(&self) -> Option<Arc<str>> {
         Some(Arc::clone(&self.id))
     }
@@ -121,8 +136,7 @@ impl ServerCertVerifier for Verifier {
             now,
             algorithms,
         )?;
-        let peer = mesh_proxy_core::tls::PeerCertificate::from_der(leaf)
-            .ok_or(rustls::Error::General("certificate".into()))?;
+        let peer = PeerCertificate::from_der(leaf).ok_or(rustls::Error::General("certificate".into()))?;
         let named = |name: &StringMatcher| peer.uri_sans.iter().any(|id| name.matches(id));
         if self.names.is_empty() || self.names.iter().any(named) {
             Ok(ServerCertVerified::assertion())

@@ -33,13 +33,15 @@ struct Inner {
 
 impl Trust {
     /// Loads the CA of the state directory, or makes one and stores it there (files of mode 0600). From then on it
-    /// follows the files: another key and certificate in their place sign from the next look on, without a restart.
+    /// follows the files: another key and certificate in their place are taken over without a restart. Under another
+    /// root they sign only after the grace in which every workload learns to trust it.
     pub(super) async fn open(
         config: &Config,
         trust_domain: TrustDomain,
         clock: WallClock,
     ) -> Result<(Self, revocation::Follower), ServeError> {
-        let policy = IssuancePolicy::default().with_default_lifetime(config.workload_ttl);
+        let mut policy = IssuancePolicy::default().with_default_lifetime(config.workload_ttl);
+        policy.root_grace = config.root_grace;
         let directory = &config.state_dir;
         fs::create_dir_all(directory)
             .map_err(|source| ServeError::File { path: directory.clone(), source })?;

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use mesh_identity::ca::{Ca, IssuancePolicy, RootOptions};
 use mesh_identity::{TrustDomain, WallClock};
+use tokio::time::Instant;
 
 use crate::fixture::{DEADLINE, Fixture, World, accept};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signer_plugged_in_under_a_running_control_plane_signs_without_a_restart() {
-    let fixture = Fixture::start().await;
+async fn a_signer_plugged_in_under_a_running_control_plane_signs_when_its_root_had_time_to_spread() {
+    let grace = Duration::from_secs(6);
+    let fixture = Fixture::start_with(|config| config.root_grace = Some(grace)).await;
     let before = fixture.roots();
     let domain = TrustDomain::parse("cluster.local").expect("a trust domain");
     let other = Ca::create(domain, &RootOptions::default(), IssuancePolicy::default(), WallClock::system())
@@ -20,7 +22,23 @@ async fn a_signer_plugged_in_under_a_running_control_plane_signs_without_a_resta
     fixture.write("state/ca-cert.pem", &pem.certificate);
     fixture.write("state/cert-chain.pem", &pem.chain);
     fixture.write("state/root-cert.pem", &pem.roots);
+    let plugged_in = Instant::now();
     assert_ne!(fixture.roots(), before, "another root");
+
+    // During the grace the old signer signs, for the control plane's own certificate too, and hands out both roots.
+    let both_roots = async {
+        let mut again = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            again.tick().await;
+            let token = fixture.token("client", "istio-ca");
+            let answer = fixture.certificate_from(&before, "client", token).await.expect("the old signer");
+            // The leaf, and the root that does not stand behind it.
+            if answer.current().credential.as_ref().expect("a credential").chain().len() == 2 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(grace, both_roots).await.expect("both roots while the old one signs");
 
     // Who pins the new root gets an answer only once the server certificate is of the new signer as well.
     let ask = async {
@@ -32,11 +50,9 @@ async fn a_signer_plugged_in_under_a_running_control_plane_signs_without_a_resta
             }
         }
     };
-    let identity = tokio::time::timeout(DEADLINE, ask).await.expect("the new signer in time");
-    let current = identity.current();
-    let mut roots = current.bundles.iter().flat_map(|bundle| bundle.roots().to_vec());
-    let new = other.bundle().roots().to_vec();
-    assert!(roots.all(|root| new.contains(&root)), "signed under the new root");
+    let under_the_new_root = tokio::time::timeout(DEADLINE, ask).await.expect("the new signer in time");
+    assert!(under_the_new_root.is_ready());
+    assert!(plugged_in.elapsed() >= grace, "not before the grace is over");
 }
 
 #[tokio::test(flavor = "multi_thread")]

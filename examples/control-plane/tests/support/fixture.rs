@@ -121,6 +121,7 @@ impl Fixture {
             injector: mesh_control::serve::InjectorConfig::default(),
             mesh,
             workload_ttl: Duration::from_secs(3600),
+            root_grace: None,
             server_ttl: Duration::from_secs(3600),
             open_debug: false,
         };
@@ -189,7 +190,17 @@ impl Fixture {
 
     /// Asks for a certificate with a token.
     pub(crate) async fn certificate(&self, account: &str, token: String) -> Result<Identity, IstioCaError> {
-        let tls = ClientTls::dns(&self.roots(), WallClock::system()).expect("roots").alpn(["h2"]);
+        self.certificate_from(&self.roots(), account, token).await
+    }
+
+    /// As `certificate`, from a server that `roots` vouch for.
+    pub(crate) async fn certificate_from(
+        &self,
+        roots: &[u8],
+        account: &str,
+        token: String,
+    ) -> Result<Identity, IstioCaError> {
+        let tls = ClientTls::dns(roots, WallClock::system()).expect("roots").alpn(["h2"]);
         let address = self.control().addresses().xds;
         let connector = TlsConnector::new(tls.build().expect("a TLS configuration"))
             .server_name("istiod.istio-system.svc")

@@ -147,3 +147,62 @@ fn what_is_missing_is_named() {
     let error = tls.server_config(&Arc::new(absent)).unwrap_err();
     assert_eq!(error.secret, "/nowhere/cert.pem");
 }
+
+#[tokio::test]
+async fn a_revoked_peers_live_connection_ends_within_a_second_and_others_go_on() {
+    use mesh_proxy_core::Proxy;
+    use mesh_proxy_core::config::{
+        Cluster, Discovery, FilterChain, Listener, LoadAssignment, NetworkFilter, TcpProxy,
+    };
+
+    let ca = ca();
+    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = app.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = app.accept().await.unwrap();
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = stream.split();
+                let _until_it_ends = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+        }
+    });
+    let (publisher, identity) = Identity::channel(WallClock::system());
+    let credential = ca.issue_svid(&id("reviews"), None).unwrap();
+    publisher.publish(Some(Arc::new(credential)), ca.bundle_set());
+    let tls = SidecarTls::of_workload(identity.clone(), TrustDomain::parse(DOMAIN).unwrap());
+    let proxy = Proxy::builder().on_current_runtime().tls(Arc::new(tls)).build().unwrap();
+    let cluster = Cluster::new("app", Discovery::Static(Arc::new(LoadAssignment::new("app", [address]))));
+    proxy.handle().apply_cluster(cluster).unwrap();
+    let mut listener = Listener::new("in", "127.0.0.1:0".parse().unwrap());
+    let mut chain = FilterChain::new("", vec![NetworkFilter::TcpProxy(TcpProxy::new("in", "app"))]);
+    chain.tls = Some(inbound());
+    listener.filter_chains = vec![chain];
+    proxy.handle().apply_listener(listener).unwrap();
+    let front = proxy.handle().bound_addresses("in")[0];
+    tokio::spawn(crate::revocation::follow(identity, proxy.handle().clone()));
+
+    let connect = async |account: &str| {
+        let credential = ca.issue_svid(&id(account), None).unwrap();
+        let serial = credential.serial().to_owned();
+        let own = Identity::fixed(Some(credential), ca.bundle_set(), WallClock::system());
+        let tls = SidecarTls::of_workload(own, TrustDomain::parse(DOMAIN).unwrap());
+        let config = tls.client_config(&outbound(&["spiffe://cluster.local/ns/shop/sa/reviews"])).unwrap();
+        let tcp = tokio::net::TcpStream::connect(front).await.unwrap();
+        let name = ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into());
+        let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
+        stream.write_u8(7).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), 7);
+        (stream, serial)
+    };
+    for _ in 0..3 {
+        let (mut bad, serial) = connect("web").await;
+        let (mut good, _) = connect("web").await;
+        ca.revoke([&serial]).unwrap();
+        publisher.publish_bundles(ca.bundle_set());
+        let end = tokio::time::timeout(Duration::from_secs(1), bad.read_u8()).await.expect("within a second");
+        assert!(end.is_err(), "the connection is over");
+        good.write_u8(8).await.unwrap();
+        assert_eq!(good.read_u8().await.unwrap(), 8, "the same account with another certificate");
+    }
+}

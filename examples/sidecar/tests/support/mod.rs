@@ -38,9 +38,9 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct ControlPlane {
     pub(crate) ads: AdsServer,
     pub(crate) address: SocketAddr,
-    ca: Arc<Ca>,
+    pub(crate) ca: Arc<Ca>,
     tokens: JwtSigner,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
     task: Option<JoinHandle<()>>,
 }
 
