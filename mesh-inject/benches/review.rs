@@ -45,6 +45,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let each = (cpu_nanoseconds() - cpu) as f64 / (times.len() + times.len() / 10) as f64;
     println!("{} KiB pod: {:.2} ms of CPU (target 10)", large.len() >> 10, each / 1e6);
 
+    let rounds: u64 =
+        std::env::var("MESH_BENCH_REVIEWS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
+    let before = resident_kib();
+    for _ in 0..rounds {
+        drop(black_box(injector.review(&http(&typical), &cluster)));
+    }
+    println!("resident memory: {before} KiB before, {} KiB after {rounds} reviews", resident_kib());
+
     // Shapes that once took the square of their size.
     for (what, pod) in shapes() {
         let large = review(&pod);
@@ -53,14 +61,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let each = (cpu_nanoseconds() - cpu) as f64 / (times.len() + times.len() / 10) as f64;
         println!("{} KiB of {what}: {:.2} ms of CPU", large.len() >> 10, each / 1e6);
     }
-
-    let rounds: u64 =
-        std::env::var("MESH_BENCH_REVIEWS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
-    let before = resident_kib();
-    for _ in 0..rounds {
-        drop(black_box(injector.review(&http(&typical), &cluster)));
-    }
-    println!("resident memory: {before} KiB before, {} KiB after {rounds} reviews", resident_kib());
     Ok(())
 }
 

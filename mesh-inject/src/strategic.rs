@@ -405,6 +405,25 @@ mod tests {
         assert_eq!(merged(json!({"args":["a","b"]}), json!({"args":["c"]})), json!({"args":["c"]}));
     }
 
+    /// Of several items with one key each meets one of the patch, in order; what is left over meets the first.
+    #[test]
+    fn several_items_with_one_key() {
+        let base =
+            || json!({"ports":[{"containerPort":53,"protocol":"TCP"},{"containerPort":53,"protocol":"UDP"}]});
+        let patch = json!({"ports":[{"containerPort":53,"name":"a"},{"containerPort":53,"name":"b"},{"containerPort":53,"hostPort":1}]});
+        assert_eq!(
+            merged(base(), patch),
+            json!({"ports":[
+                {"containerPort":53,"protocol":"TCP","name":"a","hostPort":1},
+                {"containerPort":53,"protocol":"UDP","name":"b"},
+            ]})
+        );
+        let gone = merged(base(), json!({"ports":[{"containerPort":53,"$patch":"delete"}]}));
+        assert_eq!(gone, json!({"ports":[]}));
+        let again = json!({"ports":[{"containerPort":53,"$patch":"delete"},{"containerPort":53,"name":"c"}]});
+        assert_eq!(merged(base(), again), json!({"ports":[{"containerPort":53,"name":"c"}]}));
+    }
+
     #[test]
     fn one_port_by_two_protocols_survives() {
         let base =

@@ -71,13 +71,13 @@ impl WebhookOptions {
         let default = Self::default();
         let own = Self {
             revision: settings.revision.clone(),
-            namespace: text("/global/istioNamespace").unwrap_or(default.namespace.clone()),
+            namespace: text("/global/istioNamespace").unwrap_or_else(|| default.namespace.clone()),
             enable_namespaces_by_default: values.pointer("/sidecarInjectorWebhook/enableNamespacesByDefault")
                 == Some(&Value::Bool(true)),
             injection_url: text("/istiodRemote/injectionURL"),
-            path: text("/istiodRemote/injectionPath").unwrap_or(default.path.clone()),
+            path: text("/istiodRemote/injectionPath").unwrap_or_else(|| default.path.clone()),
             reinvocation_policy: text("/sidecarInjectorWebhook/reinvocationPolicy")
-                .unwrap_or(default.reinvocation_policy.clone()),
+                .unwrap_or_else(|| default.reinvocation_policy.clone()),
             ..default
         };
         let tags = values.get("revisionTags").and_then(Value::as_array).into_iter().flatten();

@@ -72,7 +72,7 @@ pub struct Config {
     pub mesh: MeshSettings,
     /// What the injection webhook is told beside that.
     pub injector: InjectorConfig,
-    /// Names in the server certificate.
+    /// Names in the server certificate; those of the service that the webhook configuration names are added.
     pub dns_names: Vec<String>,
     /// Lifetime of workload certificates that ask for none.
     pub workload_ttl: Duration,
@@ -98,19 +98,18 @@ pub struct TokenConfig {
 impl Config {
     /// Names under which workloads of a mesh with this root namespace and DNS suffix reach the control plane.
     pub fn default_dns_names(mesh: &MeshSettings) -> Vec<String> {
-        let mut names = service_names("istiod", mesh);
+        let mut names = service_names("istiod", &mesh.root_namespace, &mesh.domain);
         names.extend(["istio-pilot.istio-system.svc".to_owned(), "localhost".to_owned()]);
         names
     }
 }
 
-/// Every name of a service of the root namespace.
-fn service_names(service: &str, mesh: &MeshSettings) -> Vec<String> {
-    let namespace = &mesh.root_namespace;
+/// Every name of a service.
+fn service_names(service: &str, namespace: &str, domain: &str) -> Vec<String> {
     vec![
         format!("{service}.{namespace}.svc"),
         format!("{service}.{namespace}"),
-        format!("{service}.{namespace}.svc.{}", mesh.domain),
+        format!("{service}.{namespace}.svc.{domain}"),
         service.to_owned(),
     ]
 }
@@ -158,12 +157,11 @@ impl ControlPlane {
     /// A CA that cannot be loaded or stored, keys or settings that cannot be read, a port that cannot be bound.
     pub async fn start(mut config: Config) -> Result<Self, ServeError> {
         let settings = injector::settings(&config)?;
-        if !settings.revision.is_empty() {
-            // The service that the webhook configuration and the sidecars name.
-            let names = service_names(&format!("istiod-{}", settings.revision), &config.mesh);
-            let missing =
-                names.into_iter().filter(|name| !config.dns_names.contains(name)).collect::<Vec<_>>();
-            config.dns_names.extend(missing);
+        let (service, namespace) = injector::service(&settings);
+        for name in service_names(&service, &namespace, &config.mesh.domain) {
+            if !config.dns_names.contains(&name) {
+                config.dns_names.push(name);
+            }
         }
         let clock = WallClock::system();
         let trust_domain = TrustDomain::parse_kubernetes(&config.mesh.trust_domain)

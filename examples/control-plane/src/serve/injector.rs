@@ -36,6 +36,7 @@ pub(super) fn settings(config: &Config) -> Result<Settings, ServeError> {
     settings = settings.with_environment(&told.environment);
     if let Some(revision) = &told.revision {
         settings.revision.clone_from(revision);
+        set(&mut settings.values, &["revision"], json!(revision));
     }
     let mesh = &config.mesh;
     // The certificate authority signs for this trust domain, and policies of this namespace are mesh-wide: proxies must
@@ -55,12 +56,18 @@ pub(super) fn settings(config: &Config) -> Result<Settings, ServeError> {
             _ => set(&mut settings.mesh, &[field], json!(own)),
         }
     }
-    let suffix = if settings.revision.is_empty() { String::new() } else { format!("-{}", settings.revision) };
-    let address = format!("istiod{suffix}.{}.svc:15012", mesh.root_namespace);
-    set_unless(&mut settings.mesh, &["defaultConfig", "discoveryAddress"], json!(address));
     set_unless(&mut settings.values, &["global", "istioNamespace"], json!(mesh.root_namespace));
-    set_unless(&mut settings.values, &["revision"], json!(settings.revision));
+    let (service, namespace) = service(&settings);
+    let address = format!("{service}.{namespace}.svc:15012");
+    set_unless(&mut settings.mesh, &["defaultConfig", "discoveryAddress"], json!(address));
     Ok(settings)
+}
+
+/// Name and namespace of the control plane's service, as sidecars and webhook configurations name it.
+pub(super) fn service(settings: &Settings) -> (String, String) {
+    let suffix = if settings.revision.is_empty() { String::new() } else { format!("-{}", settings.revision) };
+    let namespace = settings.values.pointer("/global/istioNamespace").and_then(Value::as_str);
+    (format!("istiod{suffix}"), namespace.unwrap_or_default().to_owned())
 }
 
 fn document(flag: &'static str, path: &Path) -> Result<Value, ServeError> {

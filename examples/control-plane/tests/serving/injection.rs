@@ -235,7 +235,7 @@ async fn the_installations_settings_are_honoured() {
             std::fs::write(directory.join(name), text).expect("written");
             directory.join(name)
         };
-        let values = "{values: {global: {hub: h, tag: t}, revisionTags: [prod]}, mesh_configmap: {trustDomain: cluster.local}}";
+        let values = "{values: {global: {hub: h, tag: t, istioNamespace: mesh}, revision: other, revisionTags: [prod]}, mesh_configmap: {trustDomain: cluster.local}}";
         config.injector.values = Some(write("values.yaml", values));
         config.injector.mesh_config = Some(write("mesh.json", r#"{"defaultConfig": {"concurrency": 3}}"#));
         config.injector.revision = Some("canary".to_owned());
@@ -256,7 +256,8 @@ async fn the_installations_settings_are_honoured() {
     for part in [
         "\"h/mesh-sidecar:t-debug\"",
         "\\\"concurrency\\\":3",
-        "istiod-canary.istio-system.svc:15012",
+        "istiod-canary.mesh.svc:15012",
+        "\"CA_ADDR\",\"value\":\"istiod-canary.mesh.svc:15012\"",
         "fips-140-3",
         "FROM_RESOURCE",
         "\"istio.io/rev\":\"canary\"",

@@ -126,7 +126,7 @@ impl Drop for Place {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.requests.send_modify(|(requests, since)| {
-            (*requests, *since) = (requests.saturating_sub(1), Instant::now())
+            (*requests, *since) = (requests.saturating_sub(1), Instant::now());
         });
     }
 }
