@@ -94,7 +94,7 @@ fn command(line: &str, ruleset: &mut Ruleset, tables: &mut Vec<String>) -> Resul
             Ok(())
         }
         ("add", "chain") => {
-            let name = words.take()?.to_owned();
+            let name = chain_name(&mut words)?;
             let chain = chain(&name, &table, &mut words)?;
             if find(ruleset, tables, &name).is_none() {
                 ruleset.chains.push(chain);
@@ -215,6 +215,18 @@ impl<'a> Words<'a> {
                 other => return Err(("not what should stand in a set", other.to_owned())),
             }
         }
+    }
+}
+
+/// A name as nft takes it without quotes.
+fn chain_name(words: &mut Words<'_>) -> Result<String, Wrong> {
+    let name = words.take()?;
+    let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    let goes_on = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./\\".contains(&byte);
+    if begins && name.bytes().all(goes_on) {
+        Ok(name.to_owned())
+    } else {
+        Err(("not a chain's name", name.to_owned()))
     }
 }
 
@@ -461,9 +473,9 @@ impl Read {
         } else if words.given(&["return"]) {
             Target::Return
         } else if words.given(&["jump"]) {
-            Target::Jump(words.take()?.to_owned().into())
+            Target::Jump(chain_name(words)?.into())
         } else if words.given(&["goto"]) {
-            Target::Goto(words.take()?.to_owned().into())
+            Target::Goto(chain_name(words)?.into())
         } else if words.given(&["redirect", "to"]) {
             Target::Redirect { port: port(words)? }
         } else if words.given(&["tproxy"]) {

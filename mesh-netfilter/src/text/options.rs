@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::restore::chain_name;
-use crate::net::{Family, Interface, Owner, PortRange, number};
+use crate::net::{Family, Interface, Owner, PortRange, Protocol, number};
 use crate::ruleset::{CtState, Match, Rule, Target};
 
 type Wrong = (&'static str, String);
@@ -98,11 +98,15 @@ impl<'a> Options<'a> {
             }
             "-p" | "--protocol" | "--proto" => {
                 let name = self.value(word)?;
-                if matches!(name, "all" | "0") && !invert {
-                    return Ok(());
+                let wrong = || ("not a protocol", name.to_owned());
+                let every = if name == "all" { "0" } else { name };
+                let protocol: Protocol = every.parse().map_err(|_| wrong())?;
+                match (protocol.number(), invert) {
+                    // To iptables, nought is every protocol.
+                    (0, false) => return Ok(()),
+                    (0, true) => return Err(wrong()),
+                    _ => Match::Protocol { protocol, invert },
                 }
-                let protocol = name.parse().map_err(|_| ("not a protocol", name.to_owned()))?;
-                Match::Protocol { protocol, invert }
             }
             "-m" | "--match" if !invert => {
                 let name = self.value(word)?;

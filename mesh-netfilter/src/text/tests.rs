@@ -142,6 +142,7 @@ fn wrong_text_is_refused_with_its_line() {
         ("*nat\n-A OUTPUT -m comment --comment \"open", 2),
         ("*nat\n-I OUTPUT 5 -j RETURN", 2),
         ("*broute", 1),
+        ("*nat\n-A OUTPUT ! -p all -j RETURN", 2),
         ("*nat\n-A OUTPUT -j \"two words\"", 2),
         ("*nat\n-A OUTPUT -g \"two words\"", 2),
         ("*nat\n-A OUTPUT -m conntrack --ctstate NEW,SOON", 2),
@@ -155,6 +156,8 @@ fn wrong_text_is_refused_with_its_line() {
         "add chain inet t c\nadd rule inet t c tcp dport { 1, 2 counter return",
         "add chain inet t c { type nat hook nowhere priority 0 ; }",
         "add table ip t",
+        "add chain inet t \"c",
+        "add chain inet t c\nadd rule inet t c jump 7",
         "add chain inet t c\ninsert rule inet t c index 3 counter return",
         "add chain inet t c\nadd rule inet t c accept drop",
     ] {

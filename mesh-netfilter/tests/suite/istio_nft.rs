@@ -5,8 +5,11 @@ use mesh_netfilter::net::Family;
 
 use crate::istio::{DNS_PORT, Options, of, split};
 
+/// A chain's name and place.
+type Base = (&'static str, &'static str);
+
 /// Base chains with their places, then the others, in the order in which they are made.
-const TABLES: [(&str, &[(&str, &str)], &[&str]); 3] = [
+const TABLES: [(&str, &[Base], &[&str]); 3] = [
     (
         "nat",
         &[
@@ -304,7 +307,7 @@ impl Rules {
                 match place {
                     None => text.push_str(&format!("add rule {table} {chain} {rule}\n")),
                     Some(place) => {
-                        text.push_str(&format!("insert rule {table} {chain} index {place} {rule}\n"))
+                        text.push_str(&format!("insert rule {table} {chain} index {place} {rule}\n"));
                     }
                 }
             }

@@ -52,7 +52,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("excluded_is_never_captured", excluded, |rules| without(rules, "excluded")),
         ("included_outbound_is_captured", included, |rules| without(rules, "included destination")),
         ("included_inbound_is_captured", arriving, |rules| {
-            without(rules, "inbound connections go to the proxy")
+            without(rules, "inbound connections go to the proxy");
         }),
         ("exempt_sources_are_spared", exempt, |rules| without(rules, "exempt source")),
         ("nothing_is_captured_twice", once, |rules| {
@@ -67,16 +67,16 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("text_means_the_same", text, |rules| {
             each(rules, |rule| {
                 rule.matches.push(Match::Foreign { words: "-m unheard-of".to_owned() });
-            })
+            });
         }),
         ("udp_is_only_captured_for_lookups", udp, |rules| {
             each(rules, |rule| {
                 rule.matches
                     .retain(|each| !matches!(each, Match::Protocol { .. } | Match::DestinationPorts { .. }));
-            })
+            });
         }),
         ("reset_of_what_fits_no_connection_is_prevented", invalid, |rules| {
-            without(rules, "fit no connection")
+            without(rules, "fit no connection");
         }),
     ];
     let name = format!("property::packets_are_read_as_written::{CASES}x{PACKETS}");

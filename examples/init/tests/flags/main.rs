@@ -18,7 +18,7 @@ fn outcome(args: &[&str], environment: &[(&str, &str)]) -> Result<(Flags, Interc
     let environment: BTreeMap<String, String> =
         environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let flags = Flags::parse(&args, &environment).map_err(|error| (255, error.to_string()))?;
-    let flags = flags.ok_or((0, "help".to_owned()))?;
+    let flags = flags.ok_or_else(|| (0, "help".to_owned()))?;
     let intent = flags.intent().map_err(|line| (1, line))?;
     Ok((flags, intent))
 }
