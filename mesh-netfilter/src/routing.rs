@@ -4,6 +4,7 @@
 //! marked packets routed to this machine. Everything is installed once, found again, and removed again.
 
 use std::fmt;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -31,8 +32,11 @@ const DELETE: u16 = 1;
 const UP: u32 = 1;
 /// The loopback interface's index; it is the first of every network namespace.
 const LOOPBACK: u32 = 1;
-/// How often the route to a new address is looked for; it is there after a few.
-const ROUTE_LOOKS: usize = 10_000;
+/// How often the route to a new address is looked for at once; it is there after a few.
+const QUICK_LOOKS: usize = 200;
+/// How often it is looked for then, on a machine whose kernel has much else to do, and how long it is left alone between.
+const SLOW_LOOKS: usize = 10_000;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 const LENGTH_OF_ADDRESS: usize = 8;
 const LENGTH_OF_ROUTE: usize = 12;
 
@@ -191,7 +195,7 @@ impl Routing {
 
     /// The kernel routes to a new IPv6 address a moment later, from a work queue; until then answers to it are lost.
     fn wait_for_address(&mut self) -> Result<(), RoutingError> {
-        for _ in 0..ROUTE_LOOKS {
+        for look in 0..QUICK_LOOKS + SLOW_LOOKS {
             let request = |sequence| {
                 let mut out = Messages::default();
                 let mut fixed = vec![0; LENGTH_OF_ROUTE];
@@ -207,7 +211,11 @@ impl Routing {
             if !found.is_empty() {
                 return Ok(());
             }
-            std::thread::yield_now();
+            if look < QUICK_LOOKS {
+                std::thread::yield_now();
+            } else {
+                std::thread::park_timeout(BETWEEN_LOOKS);
+            }
         }
         Err(RoutingError::Refused { what: Need::LoopbackAddress.to_string(), errno: Errno::ETIMEDOUT })
     }

@@ -1,10 +1,13 @@
 //! Rules that change under traffic, and changes that are cut off: what was captured is never let through.
 
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::mpsc::{Sender, TryRecvError, channel};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use mesh_netfilter::backend::{Backend, Iptables, Kind, Nft, Variant};
@@ -116,9 +119,8 @@ impl Watcher {
         let thread = space.run(move || {
             std::thread::spawn(move || {
                 let mut captured = 0;
-                while stopped.try_recv() == Err(TryRecvError::Empty) {
+                while stopped.recv_timeout(PACE) == Err(RecvTimeoutError::Timeout) {
                     captured += u32::from(is_captured(connect(), port)?);
-                    std::thread::sleep(PACE);
                 }
                 Ok(captured)
             })
@@ -177,28 +179,30 @@ impl Scene {
         Ok(is_captured(out, 15001)? && is_captured(inbound, 15006)?)
     }
 
-    /// Starts a program that applies rules, and the moment at which it was started.
-    fn start(&self, number: u32) -> Result<(std::process::Child, Instant), String> {
+    /// Starts a program that applies rules; what it says comes by the stream.
+    fn start(&self, number: u32) -> Result<(Child, UnixStream), String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let job = format!("{} {number} {}", self.kind, self.lock);
         self.pod.inside.run(move || {
+            let (ours, theirs) = UnixStream::pair().map_err(|error| error.to_string())?;
             let mut command = Command::new(program);
-            command.env(JOB, job).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-            let begin = Instant::now();
-            Ok((command.spawn().map_err(|error| error.to_string())?, begin))
+            command.env(JOB, job).stdout(OwnedFd::from(theirs)).stderr(Stdio::null()).process_group(0);
+            Ok((command.spawn().map_err(|error| error.to_string())?, ours))
         })
     }
 
-    /// How long an apply takes here at least when nobody cuts it off.
+    /// How long an apply takes here at least, until it has said what it did, when nobody cuts it off.
     fn duration(&self) -> Result<Duration, String> {
         let mut shortest = Duration::MAX;
         for number in 1..=6 {
-            let (mut child, begin) = self.start(number)?;
+            let (mut child, mut stream) = self.start(number)?;
+            let (said, took) = timed(|| stream.read(&mut [0; 64]));
+            said.map_err(|error| error.to_string())?;
             let status = child.wait().map_err(|error| error.to_string())?;
             if !status.success() {
                 return Err(format!("an apply that nobody cut off ended with {status}"));
             }
-            shortest = shortest.min(begin.elapsed());
+            shortest = shortest.min(took);
         }
         Ok(shortest)
     }
@@ -213,6 +217,14 @@ impl Scene {
         let _ = std::fs::remove_file(&self.lock);
         if captured > 0 { Ok(captured) } else { Err("no connection was made".to_owned()) }
     }
+}
+
+/// Runs something; how long it took.
+#[expect(clippy::disallowed_types, reason = "another program takes the wall clock's time")]
+fn timed<T>(run: impl FnOnce() -> T) -> (T, Duration) {
+    let begin = std::time::Instant::now();
+    let done = run();
+    (done, begin.elapsed())
 }
 
 /// What one pod went through.
@@ -255,8 +267,11 @@ fn killed(kind: Kind, pod: u32, kills: u32) -> Result<Killed, String> {
         let share = draw(&(0_u32..1000), &mut runner);
         // Once in four only the program itself, not what it has started: that goes on alone.
         let alone = draw(&(0_u32..4), &mut runner) == 0;
-        let (mut child, begin) = scene.start(number)?;
-        std::thread::sleep((duration * share / 1000).saturating_sub(begin.elapsed()));
+        let (mut child, mut stream) = scene.start(number)?;
+        let moment = (duration * share / 1000).max(Duration::from_micros(1));
+        stream.set_read_timeout(Some(moment)).map_err(|error| error.to_string())?;
+        // Until then, or until it has said what it did.
+        let _ = stream.read(&mut [0; 64]);
         let id = Pid::from_raw(i32::try_from(child.id()).map_err(|error| error.to_string())?);
         let _ = if alone { kill(id, Signal::SIGKILL) } else { killpg(id, Signal::SIGKILL) };
         let status = child.wait().map_err(|error| error.to_string())?;

@@ -124,7 +124,7 @@ fn missing_ipv6(kind: Kind) -> Result<(), String> {
 /// Nothing can be written anywhere: only legacy iptables needs a file, and says so.
 fn read_only_root(kind: Kind) -> Result<(), String> {
     let place = Place::new(&format!("root-{kind}"))?;
-    let read_only = "unshare -m sh -ec 'mount -o remount,bind,ro /; mount -t tmpfs -o ro none /run; mount -t tmpfs -o ro none /tmp; ! touch /x 2>/dev/null; exec \"$@\"' -";
+    let read_only = "unshare -m sh -ec 'mount -o remount,bind,ro /; mount -t tmpfs -o ro none /run; if touch /x 2>/dev/null; then exit 9; fi; exec \"$@\"' -";
     let said = child_with_lock(&place, kind, read_only, "", "-");
     if kind != LEGACY {
         return check(said.is_ok(), said);

@@ -183,8 +183,10 @@ fn look(pod: &Pod, kind: Kind, lock: &str, place: Option<&str>, when: &str) -> R
         Some(place) => found.iter().any(|shadow| shadow.place.ends_with(place)),
     };
     check(named, (when, place, found.iter().map(ToString::to_string).collect::<Vec<_>>()))?;
-    let out = pod.inside.run(captured_connection);
-    let inbound = pod.outside.run(captured_neighbour);
-    let captured = (out, inbound) == (Outcome::Port(15001), Outcome::Port(15006));
-    check(captured == place.is_none(), (when, place, out, inbound))
+    // A busy machine may lose one connection, but not all.
+    let captured = (0..5).any(|_| {
+        let out = pod.inside.run(captured_connection);
+        (out, pod.outside.run(captured_neighbour)) == (Outcome::Port(15001), Outcome::Port(15006))
+    });
+    check(captured == place.is_none(), (when, place, captured))
 }
