@@ -25,6 +25,7 @@ fn step(kind: u8, message: &[u8]) -> Vec<u8> {
 }
 
 /// A gRPC frame.
+#[cfg(all(feature = "client", feature = "server"))]
 fn frame(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0], length.as_slice(), message].concat()
