@@ -164,7 +164,7 @@ impl Ca {
     ///
     /// Contents are compared, not times or inodes, so that files replaced by rename or through a symbolic link (as
     /// kubelets do) are noticed. A new signer under a root that is trusted signs at once. Under another root it waits for
-    /// [`IssuancePolicy::root_grace`](super::IssuancePolicy::root_grace) while both roots are trusted, unless the former
+    /// [`IssuancePolicy::root_grace`](super::IssuancePolicy#structfield.root_grace) while both roots are trusted, unless the former
     /// signer has too little time left to sign; both stay trusted until [`Ca::retire_root`], and until then a third
     /// root is refused with [`CaError::Rotation`]. Only this process knows of the waiting: a CA that is loaded anew signs
     /// at once with what the files hold.
