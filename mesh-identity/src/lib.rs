@@ -6,6 +6,8 @@ pub mod authorizer;
 pub mod bundle;
 pub mod ca;
 pub mod clock;
+#[cfg(test)]
+mod definitions;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod grpc;

@@ -248,3 +248,24 @@ fn concatenated_certificates_are_bounded() {
     assert_eq!(split(&root[..100], 3).unwrap_err().reason(), "malformed");
     assert!(split(&[], 3).unwrap().is_empty());
 }
+
+#[test]
+fn messages_are_the_official_ones() {
+    use crate::definitions::holds;
+
+    let fields = [
+        holds::<pb::Empty>("X509SVIDRequest"),
+        holds::<pb::X509SvidResponse>("X509SVIDResponse"),
+        holds::<pb::X509Svid>("X509SVID"),
+        holds::<pb::Empty>("X509BundlesRequest"),
+        holds::<pb::X509BundlesResponse>("X509BundlesResponse"),
+        holds::<pb::JwtSvidRequest>("JWTSVIDRequest"),
+        holds::<pb::JwtSvidResponse>("JWTSVIDResponse"),
+        holds::<pb::JwtSvidMessage>("JWTSVID"),
+        holds::<pb::Empty>("JWTBundlesRequest"),
+        holds::<pb::JwtBundlesResponse>("JWTBundlesResponse"),
+        holds::<pb::ValidateJwtSvidRequest>("ValidateJWTSVIDRequest"),
+        holds::<pb::ValidateJwtSvidResponse>("ValidateJWTSVIDResponse"),
+    ];
+    println!("{} messages, {} fields", fields.len(), fields.iter().sum::<usize>());
+}
