@@ -75,6 +75,7 @@ impl Foreign {
                 TableKind::Mangle => place_of(-150, false, nat),
                 TableKind::Nat => place_of(-100, true, nat),
                 TableKind::Filter => place_of(0, false, nat),
+                TableKind::Security => place_of(50, false, nat),
             };
             let chains = live.chains.iter().filter(|chain| chain.table == table && !is_ours(&chain.name));
             let chains = chains.map(|chain| renamed(chain, kind, &format!("{program} {table}"))).collect();

@@ -135,7 +135,9 @@ fn accept(agent: &SharedAgent, candidate: Candidate<'_>) -> Result<(), String> {
             Err(error) => judge(agent, message, Err(error)),
         },
         // Secrets come from the agent; none are asked for.
-        Candidate::Secret(message) => judge(agent, message, Err("secrets are not taken from the control plane")),
+        Candidate::Secret(message) => {
+            judge(agent, message, Err("secrets are not taken from the control plane"))
+        }
     }
 }
 

@@ -64,9 +64,10 @@ async fn waits_for_its_secret(protocol: Protocol) {
     // The cluster is there and so are its endpoints, but not its secret: nothing is handed over.
     let accepted = |s: &mesh_xds::server::TypeStatus| s.state() == SyncState::Synced;
     let server = running.server.clone();
+    let (endpoints, secrets) = (TypeUrl::ENDPOINTS, TypeUrl::SECRET);
     tokio::select! {
         changes = next(&mut configuration) => panic!("{changes:?}"),
-        () = until(&server, &TypeUrl::ENDPOINTS, accepted) => {}
+        () = until(&server, &endpoints, accepted) => {}
     }
     assert_eq!(configuration.waiting().0, ["a"]);
     let with = cache.get("n").unwrap().edit().add(&certificate("1")).unwrap().build();
@@ -87,7 +88,7 @@ async fn waits_for_its_secret(protocol: Protocol) {
     let server = running.server.clone();
     tokio::select! {
         changes = next(&mut configuration) => panic!("{changes:?}"),
-        () = until(&server, &TypeUrl::SECRET, |s| {
+        () = until(&server, &secrets, |s| {
             s.error.as_ref().is_some_and(|e| e.message == "certificate: has no key")
         }) => {}
     }
