@@ -18,6 +18,8 @@ use crate::text::Restore;
 const GUARD: &str = "MESH_GUARD";
 const GUARD_ON: &str = "*filter\n:MESH_GUARD - [0:0]\n-A MESH_GUARD -p tcp -j DROP\n-A MESH_GUARD -p udp -j DROP\n\
                         -I INPUT 1 -j MESH_GUARD\n-I FORWARD 1 -j MESH_GUARD\n-I OUTPUT 1 -j MESH_GUARD\nCOMMIT\n";
+/// How often a change is planned anew because somebody else changed rules between reading and writing.
+const ATTEMPTS: usize = 8;
 /// How long a program waits for the lock unless told otherwise.
 const LOCK_SECONDS: u32 = 30;
 
@@ -169,7 +171,7 @@ fn guard_off(live: &Ruleset) -> String {
 }
 
 /// What has to change in one family.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct FamilyChange {
     steps: Vec<Change>,
     /// Restore text per table that changes.
@@ -294,8 +296,21 @@ impl Backend for Iptables {
     }
 
     fn apply(&mut self, desired: &Ruleset) -> Result<Applied, BackendError> {
-        let changes = self.changes(desired)?;
-        Ok(Applied { changes: self.perform(&changes)? })
+        let mut changes = self.changes(desired)?;
+        let mut attempts = 1;
+        loop {
+            let error = match self.perform(&changes) {
+                Ok(changes) => return Ok(Applied { changes }),
+                Err(error) => error,
+            };
+            // A rule that was to go may have gone; what is refused for itself is refused with the same plan again.
+            let now = self.changes(desired)?;
+            if now == changes || attempts == ATTEMPTS {
+                return Err(error);
+            }
+            changes = now;
+            attempts += 1;
+        }
     }
 
     fn clean(&mut self) -> Result<Applied, BackendError> {

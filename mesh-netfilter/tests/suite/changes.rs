@@ -268,10 +268,10 @@ fn killed(kind: Kind, pod: u32, kills: u32) -> Result<Killed, String> {
         // Once in four only the program itself, not what it has started: that goes on alone.
         let alone = draw(&(0_u32..4), &mut runner) == 0;
         let (mut child, mut stream) = scene.start(number)?;
-        let moment = (duration * share / 1000).max(Duration::from_micros(1));
-        stream.set_read_timeout(Some(moment)).map_err(|error| error.to_string())?;
-        // Until then, or until it has said what it did.
-        let _ = stream.read(&mut [0; 64]);
+        // Until then, or until it has said what it did. A socket's own timeout is too coarse: several milliseconds.
+        let (tell, said) = channel();
+        std::thread::spawn(move || tell.send(stream.read(&mut [0; 64])));
+        let _ = said.recv_timeout(duration * share / 1000);
         let id = Pid::from_raw(i32::try_from(child.id()).map_err(|error| error.to_string())?);
         let _ = if alone { kill(id, Signal::SIGKILL) } else { killpg(id, Signal::SIGKILL) };
         let status = child.wait().map_err(|error| error.to_string())?;
