@@ -99,8 +99,7 @@ impl Follower {
             .start()?;
         let has = Arc::new(Mutex::new(Has::default()));
         let keep = |has: &mut Has, cluster: &Cluster| {
-            let value = cluster.to_any().value;
-            has.clusters.insert(cluster.name.clone(), value.clone()) == Some(value)
+            has.clusters.insert(cluster.name.clone(), cluster.to_any().value) == Some(cluster.to_any().value)
         };
         tokio::spawn(follow(client.watch(Names::all()), has.clone(), keep));
         let keep = |has: &mut Has, endpoints: &ClusterLoadAssignment| {

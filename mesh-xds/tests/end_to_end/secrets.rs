@@ -52,6 +52,7 @@ async fn next(configuration: &mut Configuration) -> Vec<Change> {
 }
 
 async fn waits_for_its_secret(protocol: Protocol) {
+    let (endpoints_type, secret_type) = (TypeUrl::ENDPOINTS, TypeUrl::SECRET);
     let cache = SnapshotCache::new();
     let running = serve(cache.clone(), AllowAny, 0).await;
     let client = AdsClient::builder(node("n")).server(&running.uri).protocol(protocol).start().unwrap();
@@ -64,10 +65,9 @@ async fn waits_for_its_secret(protocol: Protocol) {
     // The cluster is there and so are its endpoints, but not its secret: nothing is handed over.
     let accepted = |s: &mesh_xds::server::TypeStatus| s.state() == SyncState::Synced;
     let server = running.server.clone();
-    let (endpoints, secrets) = (TypeUrl::ENDPOINTS, TypeUrl::SECRET);
     tokio::select! {
         changes = next(&mut configuration) => panic!("{changes:?}"),
-        () = until(&server, &endpoints, accepted) => {}
+        () = until(&server, &endpoints_type, accepted) => {}
     }
     assert_eq!(configuration.waiting().0, ["a"]);
     let with = cache.get("n").unwrap().edit().add(&certificate("1")).unwrap().build();
@@ -77,7 +77,7 @@ async fn waits_for_its_secret(protocol: Protocol) {
         matches!(&changes[..], [Change::Secret(_), Change::Cluster { endpoints: Some(_), .. }]),
         "what is needed goes first: {changes:?}"
     );
-    until(&running.server, &TypeUrl::SECRET, |s| s.state() == SyncState::Synced).await;
+    until(&running.server, &secret_type, |s| s.state() == SyncState::Synced).await;
 
     // A rotation goes through at once, a bad one is refused and named.
     cache.set("n", cache.get("n").unwrap().edit().add(&certificate("2")).unwrap().build());
@@ -88,7 +88,7 @@ async fn waits_for_its_secret(protocol: Protocol) {
     let server = running.server.clone();
     tokio::select! {
         changes = next(&mut configuration) => panic!("{changes:?}"),
-        () = until(&server, &secrets, |s| {
+        () = until(&server, &secret_type, |s| {
             s.error.as_ref().is_some_and(|e| e.message == "certificate: has no key")
         }) => {}
     }
