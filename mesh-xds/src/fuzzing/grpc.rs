@@ -47,9 +47,11 @@ pub fn grpc(data: &[u8]) {
     runtime.block_on(async {
         let cache = SnapshotCache::new();
         cache.set("", super::cores::snapshot(&[1, 1, 9, 1, 17, 1, 25, 1]));
-        let mut config = ServerConfig::default();
-        config.group = std::sync::Arc::new(|_| String::new());
-        config.max_request_bytes = 4096;
+        let config = ServerConfig {
+            group: std::sync::Arc::new(|_| String::new()),
+            max_request_bytes: 4096,
+            ..ServerConfig::default()
+        };
         let server = AdsServer::new(cache, AllowAny, config);
         let Ok(response) = server.ads().call(request).await;
         let mut body = response.into_body();

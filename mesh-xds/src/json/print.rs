@@ -74,7 +74,7 @@ fn prepare(message: &mut DynamicMessage, redaction: Redaction, depth: usize) -> 
             Value::Message(child) => below(child)?,
             Value::List(items) => items.iter_mut().filter_map(Value::as_message_mut).try_for_each(below)?,
             Value::Map(entries) => {
-                entries.values_mut().filter_map(Value::as_message_mut).try_for_each(below)?
+                entries.values_mut().filter_map(Value::as_message_mut).try_for_each(below)?;
             }
             _ => {}
         }
