@@ -157,15 +157,6 @@ impl Netlink {
         Ok(foreign::find(&mut self.socket)?.iter().map(foreign::ForeignChain::describe).collect())
     }
 
-    /// Chains of other programs that translate addresses before ours do, as `family table chain`: what they capture, ours
-    /// never see.
-    ///
-    /// # Errors
-    /// When the kernel cannot be read.
-    pub fn shadowing(&mut self) -> Result<Vec<String>, NetlinkError> {
-        Ok(foreign::before_ours(&mut self.socket)?.iter().map(foreign::ForeignChain::describe).collect())
-    }
-
     /// The tables of other programs.
     pub(crate) fn others(&mut self) -> Result<Vec<OtherTable>, NetlinkError> {
         others::read(&mut self.socket)

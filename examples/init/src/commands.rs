@@ -137,8 +137,9 @@ fn plan(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
 
 fn verify(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
     let mut backend = backend(flags)?;
+    let desired = Ruleset::from(intent);
     let mut wrong: Vec<String> = Vec::new();
-    for change in backend.plan(&Ruleset::from(intent)).map_err(Failure::rules)?.changes {
+    for change in backend.plan(&desired).map_err(Failure::rules)?.changes {
         wrong.push(change.finding());
     }
     for need in
@@ -149,8 +150,8 @@ fn verify(flags: &Flags, intent: &Interception) -> Result<(), Failure> {
     for chain in foreign_chains() {
         wrong.push(format!("foreign: {chain}"));
     }
-    for chain in Netlink::open().and_then(|mut kernel| kernel.shadowing()).unwrap_or_default() {
-        wrong.push(format!("shadowed by: {chain}"));
+    for shadow in backend.shadows(&desired).map_err(Failure::rules)? {
+        wrong.push(format!("shadowed by: {shadow}"));
     }
     let probed =
         if wrong.is_empty() { Some(probe::run(intent, flags.probe_port, flags.probe_timeout)) } else { None };

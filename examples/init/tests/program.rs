@@ -173,13 +173,23 @@ fn cases() -> Vec<Case> {
             &["iptables-legacy-save nat ISTIO_OUTPUT", "removed there"],
         ),
         case(
-            "chains_before_ours_are_named",
+            "rules_before_ours_are_named",
             format!(
                 "{apply}; nft add table ip early; \
-                 nft add chain ip early out '{{ type nat hook output priority -150 ; }}'; eval $INIT verify $ARGS"
+                 nft add chain ip early out '{{ type nat hook output priority -150 ; }}'; \
+                 nft add rule ip early out tcp dport 80 redirect to :9; eval $INIT verify $ARGS"
             ),
             1,
-            &["shadowed by: ip early out"],
+            &["shadowed by: ip early out#1"],
+        ),
+        case(
+            "rules_before_our_jump_are_named",
+            format!(
+                "for b in iptables-nft iptables-legacy; do {apply} --backend $b; $b -t nat -I OUTPUT -p tcp --dport 80 -j ACCEPT; \
+                 eval $INIT verify $ARGS --backend $b && exit 9; $INIT clean --backend $b; $b -t nat -F; done; exit 1"
+            ),
+            1,
+            &["shadowed by: iptables-nft nat OUTPUT#1", "shadowed by: iptables-legacy nat OUTPUT#1"],
         ),
         case(
             "every_backend",

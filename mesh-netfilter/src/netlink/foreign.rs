@@ -2,11 +2,10 @@
 
 use super::expr::{Expr, Verdict};
 use super::live::{DUMP, GET_CHAIN, GET_RULE};
-use super::lower::NAT_PRIORITY;
 use super::socket::Socket;
 use super::wire::{Attributes, Message, Messages};
 use super::{ACK, DELETE_CHAIN, DELETE_RULE, DELETE_TABLE, NetlinkError, REQUEST};
-use crate::ruleset::{CHAIN_PREFIX, TABLE};
+use crate::ruleset::CHAIN_PREFIX;
 
 /// A chain of Istio's, wherever it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,23 +52,6 @@ pub(super) fn ours_by_iptables(socket: &mut Socket) -> Result<bool, NetlinkError
         (one_family && message.attributes().string(3)?.starts_with(CHAIN_PREFIX)).then_some(())
     })?;
     Ok(!found.is_empty())
-}
-
-/// Base chains of others that translate addresses before ours do: whatever they capture, ours never see.
-pub(super) fn before_ours(socket: &mut Socket) -> Result<Vec<ForeignChain>, NetlinkError> {
-    socket.dump(all(GET_CHAIN), |message| {
-        let attributes = message.attributes();
-        let hook = attributes.inside(4)?;
-        let captures = attributes.string(7) == Some("nat") && matches!(hook.be32(1), Some(0 | 3));
-        let first = hook.be32(2)?.cast_signed() <= NAT_PRIORITY;
-        let table = attributes.string(1)?.to_owned();
-        let chain = attributes.string(3)?.to_owned();
-        (captures && first && table != TABLE).then_some(ForeignChain {
-            family: *message.payload.first()?,
-            table,
-            chain,
-        })
-    })
 }
 
 /// Every chain of Istio's.

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -49,7 +48,7 @@ pub fn grpc(data: &[u8]) {
         let cache = SnapshotCache::new();
         cache.set("", super::cores::snapshot(&[1, 1, 9, 1, 17, 1, 25, 1]));
         let config = ServerConfig {
-            group: Arc::new(|_| String::new()),
+            group: std::sync::Arc::new(|_| String::new()),
             max_request_bytes: 4096,
             ..ServerConfig::default()
         };
