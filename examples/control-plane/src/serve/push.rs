@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use mesh_xds::TypeUrl;
 use mesh_xds::pb::envoy::config::core::v3::Node;
+use mesh_xds::push::{Debounce, PushConfig};
 use mesh_xds::server::{ClientInfo, Nack, Observer, SnapshotCache};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -16,11 +16,6 @@ use super::node::NodeInfo;
 use crate::model::{Mesh, MeshSettings};
 use crate::snapshot::Snapshots;
 use crate::store::State;
-
-/// A push begins when nothing changed for this long,
-const DEBOUNCE_QUIET: Duration = Duration::from_millis(100);
-/// or when the first change is this old.
-const DEBOUNCE_CAP: Duration = Duration::from_secs(10);
 
 /// The newest mesh, and the list of nodes to translate for. Clones share.
 #[derive(Clone)]
@@ -178,16 +173,18 @@ impl Pusher {
 
     /// Waits until changes stop for a moment. New clients are served meanwhile.
     async fn settle(&mut self) {
-        let cap = Instant::now() + DEBOUNCE_CAP;
-        let mut quiet = Instant::now() + DEBOUNCE_QUIET;
-        loop {
+        let mut changes = Debounce::new(PushConfig::default());
+        changes.add((), Instant::now());
+        while let Some(due) = changes.due() {
             tokio::select! {
-                () = tokio::time::sleep_until(quiet.min(cap)) => return,
+                () = tokio::time::sleep_until(due) => {
+                    changes.take(Instant::now());
+                }
                 changed = self.state.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    quiet = Instant::now() + DEBOUNCE_QUIET;
+                    changes.add((), Instant::now());
                 }
                 Some(group) = self.wanted.recv() => self.serve(group).await,
             }
@@ -253,6 +250,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
