@@ -344,29 +344,46 @@ async fn ends(stream: &mut tokio::net::TcpStream) -> bool {
     matches!(tokio::time::timeout(std::time::Duration::from_secs(1), read).await, Ok(Ok(0) | Err(_)))
 }
 
-#[tokio::test]
-async fn live_connections_of_a_revoked_client_end_and_others_go_on() {
-    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+const GET: &str = "GET / HTTP/1.1\r\nhost: reviews\r\n\r\n";
+
+/// Two sidecars with mutual TLS between them, and a client whose first request has gone through both.
+struct Pair {
+    ca: Ca,
+    app: App,
+    inbound: Proxy,
+    outbound: Proxy,
+    client: Client,
+}
+
+impl Pair {
+    async fn in_use(protocol: UpstreamProtocol) -> Self {
         let ca = Ca::new();
         let app = App::echo().await;
         let chains = inbound_chains(app.address.port(), vec![], false);
         let (inbound, server) = server(&ca, REVIEWS, app.address, chains);
         let (outbound, front) = client(&ca, server, &[REVIEWS], protocol);
-        let get = "GET / HTTP/1.1\r\nhost: reviews\r\n\r\n";
         let mut client = Client::connect(front).await;
-        assert_eq!(code(&client.send(get).await), 200);
+        assert_eq!(code(&client.send(GET).await), 200);
+        Self { ca, app, inbound, outbound, client }
+    }
+}
+
+#[tokio::test]
+async fn live_connections_of_a_revoked_client_end_and_others_go_on() {
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let Pair { ca, app, inbound, outbound, mut client } = Pair::in_use(protocol).await;
         let secured =
             |proxy: &Proxy| proxy.handle().connections().iter().filter(|c| c.peer_identity.is_some()).count();
         assert_eq!((secured(&inbound), secured(&outbound)), (1, 1));
         ca.revoke("spiffe://cluster.local/ns/default/sa/somebody");
         assert_eq!(inbound.handle().close_revoked() + outbound.handle().close_revoked(), 0);
-        assert_eq!(code(&client.send(get).await), 200);
+        assert_eq!(code(&client.send(GET).await), 200);
 
         ca.revoke(CLIENT);
         assert_eq!(inbound.handle().close_revoked(), 1);
         until("the server's side is gone", || secured(&inbound) == 0).await;
         // New connections pass the handshake, which looks at no list here, and end at once all the same.
-        assert_eq!(code(&client.send(get).await), 503);
+        assert_eq!(code(&client.send(GET).await), 503);
         assert_eq!(app.requests(), 2);
     }
 }
@@ -374,20 +391,13 @@ async fn live_connections_of_a_revoked_client_end_and_others_go_on() {
 #[tokio::test]
 async fn live_connections_to_a_revoked_server_end() {
     for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
-        let ca = Ca::new();
-        let app = App::echo().await;
-        let chains = inbound_chains(app.address.port(), vec![], false);
-        let (inbound, server) = server(&ca, REVIEWS, app.address, chains);
-        let (outbound, front) = client(&ca, server, &[REVIEWS], protocol);
-        let get = "GET / HTTP/1.1\r\nhost: reviews\r\n\r\n";
-        let mut client = Client::connect(front).await;
-        assert_eq!(code(&client.send(get).await), 200);
+        let Pair { ca, app, inbound, outbound, mut client } = Pair::in_use(protocol).await;
         let open = || inbound.handle().connections().iter().any(|c| c.peer_identity.is_some());
         assert!(open());
         ca.revoke(REVIEWS);
         assert_eq!(outbound.handle().close_revoked(), 1);
         until("the server sees the end", || !open()).await;
-        let refused = client.send(get).await;
+        let refused = client.send(GET).await;
         assert_eq!(code(&refused), 503);
         assert!(refused.1.contains("revoked"), "{refused:?}");
         assert_eq!(app.requests(), 1);

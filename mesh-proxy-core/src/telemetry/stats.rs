@@ -222,11 +222,6 @@ impl Stats {
         })
     }
 
-    /// Forgets everything whose name begins with `prefix` (a cluster or listener that is gone).
-    pub fn remove_prefix(&self, prefix: &str) {
-        self.with(|m| m.retain(|name, _| !name.starts_with(prefix)));
-    }
-
     /// The values of the cluster with this name for statistics; made when missing.
     pub(crate) fn cluster(&self, name: &str) -> Arc<ClusterStats> {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);

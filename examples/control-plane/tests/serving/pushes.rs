@@ -3,19 +3,27 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use mesh_xds::client::{AdsClient, Configuration};
+
 use crate::fixture::{Fixture, World, accept, pod, split};
 
 const V1: &str = "outbound|9080|v1|reviews.shop.svc.cluster.local";
 const V2: &str = "outbound|9080|v2|reviews.shop.svc.cluster.local";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sidecar_is_programmed_and_follows_changes() {
-    let fixture = Fixture::start().await;
+/// A sidecar of the client's pod with a certificate, and its first configuration.
+async fn programmed(fixture: &Fixture) -> (AdsClient, Configuration, World) {
     let identity = fixture.certificate("client", fixture.token("client", "istio-ca")).await.expect("an SVID");
     let client = fixture.client("client", "client", Some(identity)).start().expect("a client");
     let mut configuration = client.configuration(accept);
     let mut world = World::default();
     world.until(&mut configuration, "the first configuration", |w| !w.weights().is_empty()).await;
+    (client, configuration, world)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_is_programmed_and_follows_changes() {
+    let fixture = Fixture::start().await;
+    let (_client, mut configuration, mut world) = programmed(&fixture).await;
     assert_eq!(world.weights(), [(V1.to_owned(), 90), (V2.to_owned(), 10)]);
     for listener in ["virtualInbound", "virtualOutbound", "0.0.0.0_9080"] {
         assert!(world.listeners.contains_key(listener), "{listener}");
@@ -90,11 +98,7 @@ impl Drop for Busy {
 #[tokio::test(flavor = "multi_thread")]
 async fn edits_arrive_however_busy_the_machine_is() {
     let fixture = Fixture::start().await;
-    let identity = fixture.certificate("client", fixture.token("client", "istio-ca")).await.expect("an SVID");
-    let client = fixture.client("client", "client", Some(identity)).start().expect("a client");
-    let mut configuration = client.configuration(accept);
-    let mut world = World::default();
-    world.until(&mut configuration, "the first configuration", |w| !w.weights().is_empty()).await;
+    let (_client, mut configuration, mut world) = programmed(&fixture).await;
     let busy = Busy::everywhere();
     // Two files at once, one that people edit and one of the kubelet's, each time another value.
     for round in 1..=6 {
