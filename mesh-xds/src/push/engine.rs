@@ -8,16 +8,20 @@ use super::{Merge, PushConfig, PushQueue, Pusher};
 
 /// What the engine has to ask about a configuration.
 pub trait Publisher: Send + Sync + 'static {
-    /// What changed; [`Scope`](super::Scope) is one.
+    /// What is reported. A publisher that finds out by itself what is new takes `()`: something is.
+    type Event: Merge + Send + 'static;
+    /// What changed for clients; [`Scope`](super::Scope) is one.
     type Change: Merge + Clone + Send + Sync + 'static;
     /// A client, or a group of clients that receive the same.
     type Client: Ord + Clone + Send + 'static;
 
-    /// Prepares what all clients share, once for each batch of changes and before anybody is pushed to. The next batch
-    /// is prepared when this one is. Where only endpoints moved there is little or nothing to do.
-    fn prepare(&self, change: &Self::Change) -> impl Future<Output = ()> + Send;
+    /// Prepares what all clients share and says what that changes for them; `None` if nothing. Called once for each batch
+    /// of events, before anybody is pushed to; the next batch is prepared when this one is. Where only endpoints moved
+    /// there is little to do.
+    fn prepare(&self, event: Self::Event) -> impl Future<Output = Option<Self::Change>> + Send;
 
-    /// Whom the change concerns. A client that no longer depends on what changed, but did before, is concerned.
+    /// Whom the change concerns, among the clients that are there. A client that no longer depends on what changed, but
+    /// did before, is concerned.
     fn affected(&self, change: &Self::Change) -> Vec<Self::Client>;
 
     /// Brings one client up to date, as by [`SnapshotCache::set`](crate::server::SnapshotCache::set). `change` is all
@@ -28,7 +32,7 @@ pub trait Publisher: Send + Sync + 'static {
 /// Changes in, pushes out: debounced, for those who are affected, at most once at a time for each client and for so many
 /// clients at once. Clones are the same engine; it stops with the last one, when everything is done.
 pub struct PushEngine<P: Publisher> {
-    pusher: Pusher<P::Change>,
+    pusher: Pusher<P::Event>,
     queue: PushQueue<P::Client, P::Change>,
 }
 
@@ -44,10 +48,10 @@ impl<P: Publisher> PushEngine<P> {
             async move { worker.push(client, change).await }
         });
         let entrance = queue.clone();
-        let pusher = Pusher::start(config, move |change: P::Change| {
+        let pusher = Pusher::start(config, move |event: P::Event| {
             let (publisher, queue) = (publisher.clone(), entrance.clone());
             async move {
-                publisher.prepare(&change).await;
+                let Some(change) = publisher.prepare(event).await else { return };
                 for client in publisher.affected(&change) {
                     queue.push(client, change.clone());
                 }
@@ -57,11 +61,12 @@ impl<P: Publisher> PushEngine<P> {
     }
 
     /// Something changed. Never waits.
-    pub fn changed(&self, change: P::Change) {
-        self.pusher.changed(change);
+    pub fn changed(&self, event: P::Event) {
+        self.pusher.changed(event);
     }
 
-    /// Pushes to one client without waiting for a pause: it has just come, for instance. Never waits.
+    /// Pushes to one client without waiting for a pause: it has just come, or it has gone and what was held for it can go
+    /// as well. Never waits; work of one client happens in turn, so that what is pushed last is done last.
     pub fn push(&self, client: P::Client, change: P::Change) {
         self.queue.push(client, change);
     }
@@ -143,12 +148,18 @@ mod tests {
     }
 
     impl Publisher for Mesh {
+        type Event = Scope<&'static str>;
         type Change = Scope<&'static str>;
         type Client = &'static str;
 
-        async fn prepare(&self, change: &Self::Change) {
+        async fn prepare(&self, change: Self::Event) -> Option<Self::Change> {
+            if change.concerns([&"nobody's"]) && !change.concerns([]) {
+                self.note("nothing".to_owned());
+                return None;
+            }
             *self.generation.lock().unwrap() += 1;
             self.note(if change.is_endpoints_only() { "endpoints".to_owned() } else { "rebuild".to_owned() });
+            Some(change)
         }
 
         fn affected(&self, change: &Self::Change) -> Vec<&'static str> {
@@ -218,6 +229,10 @@ mod tests {
             |snapshot: &Snapshot, name| set(snapshot, TypeUrl::ENDPOINTS).get(name).unwrap().version();
         assert_eq!(priority(&before, "a"), priority(&after, "a"));
         assert_ne!(priority(&before, "b"), priority(&after, "b"));
+        // What turns out to change nothing is pushed to nobody.
+        engine.changed(endpoints("nobody's"));
+        pass(5).await;
+        assert_eq!(mesh.take_log(), ["nothing"]);
         // Together with something else it is no longer the fast path.
         engine.changed(endpoints("b"));
         engine.changed(Scope::Some(BTreeSet::from(["a"])));

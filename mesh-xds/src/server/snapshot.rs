@@ -98,6 +98,19 @@ impl SnapshotBuilder {
         self.touch(type_url.clone()).remove(name);
     }
 
+    /// Takes all resources of a type from another snapshot, or drops the type where that one does not mention it. The set
+    /// itself is shared: snapshots of many groups that take it from one place stay cheap to compare, and what changed in
+    /// it is computed once for all of them. What was said about the type before is forgotten.
+    #[must_use]
+    pub fn share(mut self, other: &Snapshot, type_url: &TypeUrl) -> Self {
+        self.touched.remove(type_url);
+        match other.types.get(type_url) {
+            Some(set) => self.base.insert(type_url.clone(), set.clone()),
+            None => self.base.remove(type_url),
+        };
+        self
+    }
+
     /// Declares a type, so that a wildcard client is answered with an empty set rather than not at all.
     #[must_use]
     pub fn with_type(mut self, type_url: TypeUrl) -> Self {
@@ -197,16 +210,22 @@ impl TypeSnapshot {
         diff
     }
 
-    /// `new`, made of `old`'s parts where they are equal.
+    /// `new`, made of `old`'s parts where they are equal. Where it is so already it stays the set that it is, for others
+    /// may hold it too.
     fn shared(new: &Arc<Self>, old: &Arc<Self>) -> Arc<Self> {
         if new.id == old.id || (new.version == old.version && same(&new.resources, &old.resources)) {
             return old.clone();
         }
-        let share = |r: &Arc<EncodedResource>| match old.get(r.name()) {
-            Some(o) if o.version() == r.version() && o.ttl() == r.ttl() => o.clone(),
+        let mut copied = false;
+        let mut share = |r: &Arc<EncodedResource>| match old.get(r.name()) {
+            Some(o) if !Arc::ptr_eq(o, r) && o.version() == r.version() && o.ttl() == r.ttl() => {
+                copied = true;
+                o.clone()
+            }
             _ => r.clone(),
         };
-        Arc::new(Self::new(new.resources.iter().map(share).collect()))
+        let resources = new.resources.iter().map(&mut share).collect();
+        if copied { Arc::new(Self::new(resources)) } else { new.clone() }
     }
 }
 
@@ -284,5 +303,34 @@ mod tests {
         let resource = |snapshot: &Snapshot, name| set(snapshot).get(name).unwrap().clone();
         assert!(Arc::ptr_eq(&resource(&old, "1"), &resource(&next, "1")));
         assert_ne!(resource(&old, "0").version(), resource(&next, "0").version());
+    }
+
+    #[test]
+    fn a_set_that_is_taken_over_is_the_very_set() {
+        let (one, two) = (snapshot(&[1, 2]), snapshot(&[3]));
+        let taken = one.edit().share(&two, &TypeUrl::CLUSTER).build();
+        assert!(Arc::ptr_eq(set(&taken), set(&two)));
+        let dropped = one.edit().share(&Snapshot::default(), &TypeUrl::CLUSTER).build();
+        assert!(dropped.get(&TypeUrl::CLUSTER).is_none());
+        // What was inserted before is forgotten, what comes after is added.
+        let mark = |name: &str| Cluster { name: name.into(), ..Default::default() };
+        let before = one.edit().add(&mark("before")).unwrap().share(&two, &TypeUrl::CLUSTER).build();
+        assert!(Arc::ptr_eq(set(&before), set(&two)));
+        let after = one.edit().share(&two, &TypeUrl::CLUSTER).add(&mark("after")).unwrap().build();
+        assert_eq!(set(&after).resources().len(), 2);
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn groups_that_go_the_same_way_hold_one_set() {
+        use crate::server::SnapshotCache;
+
+        let cache = SnapshotCache::new();
+        let first = snapshot(&[1, 2]);
+        let next = first.edit().add(&Cluster { name: "0".into(), ..Default::default() }).unwrap().build();
+        for snapshot in [&first, &next] {
+            let sets = ["a", "b"].map(|group| cache.set(group, snapshot.clone()));
+            assert!(Arc::ptr_eq(set(&sets[0]), set(&sets[1])));
+        }
     }
 }
