@@ -2,10 +2,12 @@
 //! order in which they win. Built once per change, immutable, shared.
 
 mod build;
+mod changes;
 mod peer;
 mod protocol;
 mod scope;
 
+pub use changes::{Change, Dependency};
 pub use peer::PeerPolicies;
 pub use protocol::Protocol;
 pub use scope::Scope;
@@ -183,6 +185,11 @@ impl Service {
                 == (&other.export_to, &other.identities, other.publish_not_ready)
     }
 
+    /// Whether there is somebody behind a port and everybody there speaks mutual TLS.
+    pub fn all_speak_mtls(&self, port: u16) -> bool {
+        self.endpoints.get(&port).is_some_and(|all| !all.is_empty() && all.iter().all(|e| e.mtls))
+    }
+
     /// Whether it has no virtual address and DNS names its endpoints.
     pub fn headless(&self) -> bool {
         self.kubernetes && self.discovery == Discovery::OriginalDst
@@ -341,27 +348,17 @@ impl Mesh {
             .collect()
     }
 
-    /// Whether everything but the services' details is the same, so that only those need a closer look.
-    pub fn same_but_services(&self, other: &Self) -> bool {
-        fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
-            Arc::ptr_eq(a, b) || a == b
-        }
-        let routes = self.routes.len() == other.routes.len()
-            && self.routes.iter().zip(&other.routes).all(|(a, b)| {
-                (&a.namespace, &a.name, &a.hosts) == (&b.namespace, &b.name, &b.hosts)
-                    && same(&a.spec, &b.spec)
-            });
-        let traffic = self.traffic.len() == other.traffic.len()
-            && self.traffic.iter().zip(&other.traffic).all(|(a, b)| {
-                (&a.namespace, &a.name, &a.host) == (&b.namespace, &b.name, &b.host) && same(&a.spec, &b.spec)
-            });
-        let sidecars = self.sidecars.len() == other.sidecars.len()
-            && self
-                .sidecars
-                .iter()
-                .zip(&other.sidecars)
-                .all(|(a, b)| a.namespace == b.namespace && same(&a.spec, &b.spec));
-        routes && traffic && sidecars && self.settings == other.settings && self.peers == other.peers
+    /// Whether any rule distinguishes clients by labels.
+    pub fn distinguishes_labels(&self) -> bool {
+        let selecting = self.traffic.iter().any(|rule| rule.spec.workload_selector.is_some());
+        let scoped = self.sidecars.iter().any(|rule| rule.spec.workload_selector.is_some());
+        let by_source = self.routes.iter().any(|rule| {
+            let http = rule.spec.http.iter().flat_map(|r| &r.matches).any(|m| !m.source_labels.is_empty());
+            let tls = rule.spec.tls.iter().flat_map(|r| &r.matches).any(|m| !m.source_labels.is_empty());
+            let tcp = rule.spec.tcp.iter().flat_map(|r| &r.matches).any(|m| !m.source_labels.is_empty());
+            http || tls || tcp
+        });
+        selecting || scoped || by_source
     }
 
     /// Whether `service` selects `workload` by labels.

@@ -143,6 +143,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) ads: AdsServer,
     pub(crate) state: watch::Receiver<Arc<State>>,
+    pub(crate) engine: push::Engine,
     pub(crate) mesh: push::MeshSource,
     pub(crate) authenticators: Authenticators,
     /// The server's own.
@@ -179,8 +180,8 @@ impl ControlPlane {
 
         let metrics = monitor::Metrics::default();
         let cache = SnapshotCache::new();
-        let (pusher, mesh, observer) =
-            push::Pusher::new(state.clone(), config.mesh.clone(), cache.clone(), metrics.clone());
+        let (engine, mesh, observer) =
+            push::start(state.clone(), config.mesh.clone(), cache.clone(), metrics.clone());
         let mut server = ServerConfig::default();
         server.rules = StreamRules::default().with_empty_unknowns();
         server.rules.identifier = "mesh-control".to_owned();
@@ -191,6 +192,7 @@ impl ControlPlane {
             config: config.clone(),
             ads: ads.clone(),
             state: state.clone(),
+            engine: engine.clone(),
             mesh: mesh.clone(),
             authenticators: authenticators.clone(),
             identity: trust.identity(),
@@ -247,7 +249,7 @@ impl ControlPlane {
         let tls = ServerTls::without_client_certificate(trust.identity()).alpn(["h2", "http/1.1"]).build()?;
         servers.spawn(http::serve_tls(webhook, tls, injector, stop.clone()));
 
-        background.spawn(pusher.run());
+        background.spawn(push::follow(state, engine));
         background.spawn(trust.clone().renew());
         background.spawn(revoked.follow(trust::LOOK));
         if let Some(dir) = &config.publish_dir {

@@ -1,61 +1,77 @@
-//! Translations as snapshots, computed and encoded once for all proxies that are alike.
+//! Translations as snapshots, computed and encoded once for all proxies that are alike, kept while they are true.
+//!
+//! [`Snapshots`] belong to one mesh and are safe to ask from many tasks at once. The next mesh takes over every view that
+//! its changes do not concern; where only endpoints moved, a view gets other load assignments and keeps all else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use mesh_xds::server::{EncodedResource, Snapshot};
+use mesh_xds::server::{EncodedResource, Snapshot, SnapshotBuilder};
 use mesh_xds::{Resource, TypeUrl};
 
-use crate::model::{Mesh, Service};
-use crate::translate::{Outbound, Proxy, ViewKey, inbound, outbound, service_endpoints};
+use crate::model::{Change, Dependency, Mesh};
+use crate::translate::{
+    Outbound, Proxy, ViewKey, inbound, inbound_dependencies, outbound, service_endpoints,
+};
 
-/// What a change asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PushKind {
-    /// Everything is translated again.
-    Full,
-    /// Only endpoints of some services changed: their load assignments are made again, all else is shared.
-    Endpoints,
-    /// Nothing that anyone is told has changed.
-    Nothing,
-}
-
-impl PushKind {
-    /// A label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Endpoints => "endpoints",
-            Self::Nothing => "nothing",
-        }
-    }
-}
-
-/// Snapshots of the current mesh, by class of proxy.
+/// Snapshots of one mesh, by class of proxy.
 #[derive(Debug, Default)]
 pub struct Snapshots {
+    generation: u64,
     mesh: Arc<Mesh>,
-    views: HashMap<ViewKey, View>,
-    classes: HashMap<Class, Snapshot>,
+    views: Mutex<HashMap<ViewKey, Slot>>,
+    classes: Mutex<HashMap<Arc<Class>, Snapshot>>,
 }
 
-/// The encoded outbound side of one view.
+/// A view that is translated when the first proxy asks for it.
+#[derive(Debug, Clone, Default)]
+struct Slot {
+    view: Arc<OnceLock<Arc<View>>>,
+    /// What it was before it was changed: what is still equal is shared with it.
+    before: Option<Arc<View>>,
+}
+
+/// The encoded outbound side of proxies that see the same.
 #[derive(Debug)]
 struct View {
+    /// Changes with everything but load assignments.
+    shape: u64,
     shared: Snapshot,
     /// Listeners that depend on which proxy asks: those of headless services' pods.
     per_pod: bool,
-    generation: u64,
+    dependencies: Arc<BTreeSet<Dependency>>,
 }
 
 /// Proxies of one class are told exactly the same.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Class {
-    view: ViewKey,
-    generation: u64,
+    shape: u64,
     inbound: Vec<u64>,
     own: Vec<IpAddr>,
+}
+
+/// What one proxy is told, and why.
+#[derive(Debug, Clone)]
+pub struct Told {
+    snapshot: Snapshot,
+    key: ViewKey,
+    view: Arc<View>,
+    class: Arc<Class>,
+    inbound: Arc<BTreeSet<Dependency>>,
+}
+
+impl Told {
+    /// The snapshot.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Whether a change concerns the server's side, as it was.
+    fn is_concerned(&self, change: &Change) -> bool {
+        change.concerns(self.inbound.iter())
+    }
 }
 
 impl Snapshots {
@@ -65,47 +81,81 @@ impl Snapshots {
     }
 
     /// The mesh that snapshots are made of.
-    pub fn mesh(&self) -> &Mesh {
+    pub fn mesh(&self) -> &Arc<Mesh> {
         &self.mesh
     }
 
-    /// Goes over to a newer mesh, keeping what is still true.
-    pub fn renew(&mut self, mesh: Arc<Mesh>) -> PushKind {
-        let kind = match changed_endpoints(&self.mesh, &mesh) {
-            None => {
-                self.views.clear();
-                PushKind::Full
-            }
-            Some(changed) if changed.is_empty() => PushKind::Nothing,
-            Some(changed) => {
-                for (key, view) in &mut self.views {
-                    view.update(&mesh, key, &changed);
-                }
-                PushKind::Endpoints
-            }
-        };
-        self.mesh = mesh;
-        self.classes.clear();
-        kind
+    /// Counts the meshes that had something else to say than the one before.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
-    /// The snapshot of one proxy. Proxies that are alike share it.
-    pub fn of(&mut self, proxy: &Proxy) -> Snapshot {
-        let key = ViewKey::of(&self.mesh, proxy);
+    /// The snapshots of a newer mesh, with everything that is still true, and what changed; `None` if nothing that any
+    /// proxy is told.
+    pub fn next(&self, mesh: Arc<Mesh>) -> (Self, Option<Change>) {
+        let change = mesh.changes_since(&self.mesh);
+        let views = self.views_after(change.as_ref(), &mesh);
+        let shapes: BTreeSet<u64> = views.values().filter_map(|slot| Some(slot.view.get()?.shape)).collect();
+        let mut classes = lock(&self.classes).clone();
+        // A class that nobody is in any more is held here and in the older map, and nowhere else.
+        classes.retain(|class, _| shapes.contains(&class.shape) && Arc::strong_count(class) > 2);
+        let generation = self.generation + u64::from(change.is_some());
+        (Self { generation, mesh, views: Mutex::new(views), classes: Mutex::new(classes) }, change)
+    }
+
+    /// The views that somebody still uses, as they are after a change.
+    fn views_after(&self, change: Option<&Change>, mesh: &Mesh) -> HashMap<ViewKey, Slot> {
+        let slots: Vec<_> = lock(&self.views).iter().map(|(key, slot)| (key.clone(), slot.clone())).collect();
+        let mut next = HashMap::new();
+        for (key, slot) in slots {
+            let translated = slot.view.get();
+            let Some(view) = translated.or(slot.before.as_ref()) else { continue };
+            // The slot refers to it, and so does its copy where it is not translated yet; all others are proxies.
+            let own = if translated.is_some() { 1 } else { 2 };
+            if Arc::strong_count(view) <= own {
+                continue;
+            }
+            let concerned = |change: &Change| change.concerns(view.dependencies.iter());
+            let comes_in =
+                |change: &Change| change.concerns(outbound(mesh, &key.proxy()).dependencies().iter());
+            let after = match change {
+                _ if translated.is_none() => Slot::to_be(view),
+                Some(change) if concerned(change) => match change {
+                    Change::Endpoints(changed) => Slot::of(view.with_endpoints(mesh, &key, changed)),
+                    Change::Some(_) | Change::All => Slot::to_be(view),
+                },
+                Some(change @ Change::Some(_)) if comes_in(change) => Slot::to_be(view),
+                _ => Slot { view: slot.view.clone(), before: None },
+            };
+            next.insert(key, after);
+        }
+        next
+    }
+
+    /// What a proxy is told. `before` is what it was told last: whatever is still equal is shared with it.
+    pub fn of(&self, proxy: &Proxy, before: Option<&Told>) -> Told {
         let mesh = &self.mesh;
-        let view = self.views.entry(key.clone()).or_insert_with(|| View::new(mesh, proxy));
+        let key = ViewKey::of(mesh, proxy);
+        let slot = lock(&self.views).entry(key.clone()).or_default().clone();
+        let view = slot.view.get_or_init(|| Arc::new(View::new(mesh, proxy, slot.before.as_deref())));
         let (listener, clusters) = inbound(mesh, proxy);
         let mut own: Vec<EncodedResource> = Vec::new();
         own.extend(EncodedResource::new(&listener));
         own.extend(clusters.iter().filter_map(|cluster| EncodedResource::new(cluster).ok()));
         let class = Class {
-            view: key,
-            generation: view.generation,
+            shape: view.shape,
             inbound: own.iter().map(fingerprint).collect(),
             own: if view.per_pod { proxy.ips.clone() } else { Vec::new() },
         };
-        if let Some(snapshot) = self.classes.get(&class) {
-            return snapshot.clone();
+        let told = |(class, snapshot): (&Arc<Class>, &Snapshot)| Told {
+            snapshot: view.with_load_assignments(snapshot),
+            key,
+            view: Arc::clone(view),
+            class: Arc::clone(class),
+            inbound: Arc::new(inbound_dependencies(mesh, proxy)),
+        };
+        if let Some(known) = lock(&self.classes).get_key_value(&class) {
+            return told(known);
         }
         let mut builder = view.shared.edit();
         if view.per_pod {
@@ -114,48 +164,100 @@ impl Snapshots {
             }
         }
         for resource in own {
-            builder.insert(Arc::new(resource));
+            let known = before.and_then(|b| b.snapshot.get(resource.type_url())?.get(resource.name()));
+            let same = known.filter(|known| ***known == resource).cloned();
+            builder.insert(same.unwrap_or_else(|| Arc::new(resource)));
         }
-        let snapshot = builder.build();
-        self.classes.insert(class, snapshot.clone());
-        snapshot
+        let mut classes = lock(&self.classes);
+        // Perhaps another proxy of the class was faster: its snapshot is everybody's.
+        match classes.get_key_value(&class) {
+            Some(faster) => told(faster),
+            None => {
+                let (class, snapshot) = (Arc::new(class), builder.build());
+                let this = told((&class, &snapshot));
+                classes.insert(class, snapshot);
+                this
+            }
+        }
+    }
+
+    /// The short way after a change that moved nothing but endpoints: what a proxy was told before, with the load
+    /// assignments of its view. `None` where the proxy has to be asked about [again](Self::of).
+    pub fn with_moved_endpoints(&self, before: &Told, proxy: &Proxy, change: &Change) -> Option<Told> {
+        let view = self.view(&before.key)?;
+        let own = || change.concerns(inbound_dependencies(&self.mesh, proxy).iter());
+        if !change.is_endpoints_only()
+            || view.shape != before.class.shape
+            || before.is_concerned(change)
+            || own()
+        {
+            return None;
+        }
+        Some(Told { snapshot: view.with_load_assignments(&before.snapshot), view, ..before.clone() })
+    }
+
+    /// Whether a change to this mesh concerns a proxy that was told `before` of the mesh that came before.
+    pub fn is_concerned(&self, before: &Told, proxy: &Proxy, change: &Change) -> bool {
+        let same_view = self.view(&before.key).is_some_and(|view| Arc::ptr_eq(&view, &before.view));
+        !same_view
+            || before.is_concerned(change)
+            || change.concerns(inbound_dependencies(&self.mesh, proxy).iter())
+    }
+
+    fn view(&self, key: &ViewKey) -> Option<Arc<View>> {
+        lock(&self.views).get(key)?.view.get().cloned()
+    }
+}
+
+impl Slot {
+    fn to_be(before: &Arc<View>) -> Self {
+        Self { before: Some(Arc::clone(before)), ..Self::default() }
+    }
+
+    fn of(view: View) -> Self {
+        Self { view: Arc::new(OnceLock::from(Arc::new(view))), before: None }
     }
 }
 
 impl View {
-    fn new(mesh: &Mesh, proxy: &Proxy) -> Self {
+    fn new(mesh: &Mesh, proxy: &Proxy, before: Option<&Self>) -> Self {
+        static SHAPES: AtomicU64 = AtomicU64::new(0);
         let world = outbound(mesh, proxy);
         let per_pod = world.has_headless();
-        let mut builder = Snapshot::builder()
-            .with_type(TypeUrl::LISTENER)
-            .with_type(TypeUrl::ROUTE)
-            .with_type(TypeUrl::CLUSTER)
-            .with_type(TypeUrl::ENDPOINTS);
+        let mut builder = before.map_or_else(Snapshot::builder, |before| before.shared.edit());
+        for type_url in [TypeUrl::LISTENER, TypeUrl::ROUTE, TypeUrl::CLUSTER, TypeUrl::ENDPOINTS] {
+            builder.clear(&type_url);
+        }
         if !per_pod {
             world.listeners(&[]).iter().for_each(|listener| insert(&mut builder, listener));
         }
         world.routes().iter().for_each(|route| insert(&mut builder, route));
         world.clusters().iter().for_each(|cluster| insert(&mut builder, cluster));
         world.endpoints().iter().for_each(|endpoints| insert(&mut builder, endpoints));
-        Self { shared: builder.build(), per_pod, generation: 0 }
+        let shape = SHAPES.fetch_add(1, Ordering::Relaxed);
+        Self { shape, shared: builder.build(), per_pod, dependencies: Arc::new(world.dependencies()) }
     }
 
-    fn update(&mut self, mesh: &Mesh, key: &ViewKey, changed: &[Arc<Service>]) {
-        let proxy =
-            Proxy { namespace: key.namespace.clone(), labels: key.labels.clone(), ..Proxy::default() };
-        let world: Outbound<'_> = outbound(mesh, &proxy);
+    fn with_endpoints(&self, mesh: &Mesh, key: &ViewKey, changed: &BTreeSet<Dependency>) -> Self {
+        let world: Outbound<'_> = outbound(mesh, &key.proxy());
         let mut builder = self.shared.edit();
-        for service in changed {
-            for assignment in service_endpoints(&world, service) {
+        for dependency in changed {
+            let Dependency::Service(host) = dependency else { continue };
+            for assignment in
+                world.service(host).iter().flat_map(|service| service_endpoints(&world, service))
+            {
                 insert(&mut builder, &assignment);
             }
         }
-        self.shared = builder.build();
-        self.generation += 1;
+        Self { shared: builder.build(), dependencies: Arc::clone(&self.dependencies), ..*self }
+    }
+
+    fn with_load_assignments(&self, told: &Snapshot) -> Snapshot {
+        told.edit().share(&self.shared, &TypeUrl::ENDPOINTS).build()
     }
 }
 
-fn insert<T: Resource>(builder: &mut mesh_xds::server::SnapshotBuilder, resource: &T) {
+fn insert<T: Resource>(builder: &mut SnapshotBuilder, resource: &T) {
     // Everything that is translated has a name.
     if let Ok(encoded) = EncodedResource::new(resource) {
         builder.insert(Arc::new(encoded));
@@ -170,98 +272,10 @@ fn fingerprint(resource: &EncodedResource) -> u64 {
     hasher.finish()
 }
 
-/// The services whose EDS endpoints differ, if nothing else does; `None` where more has changed.
-fn changed_endpoints(old: &Mesh, new: &Mesh) -> Option<Vec<Arc<Service>>> {
-    if !old.same_but_services(new) || old.services.len() != new.services.len() {
-        return None;
-    }
-    let mut changed = Vec::new();
-    for (before, after) in old.services.iter().zip(&new.services) {
-        if before == after {
-            continue;
-        }
-        // Listeners of headless services and inline endpoints of DNS clusters are not EDS.
-        if !before.same_but_endpoints(after) || after.discovery != crate::model::Discovery::Eds {
-            return None;
-        }
-        changed.push(Arc::clone(after));
-    }
-    Some(changed)
-}
-
-/// Versions by type and name: what stays the same over a restart.
-pub fn versions(snapshot: &Snapshot) -> BTreeMap<(String, String), String> {
-    snapshot
-        .types()
-        .flat_map(|(type_url, set)| {
-            let kind = type_url.short().to_owned();
-            set.resources()
-                .iter()
-                .map(move |r| ((kind.clone(), r.name().to_string()), r.version().to_string()))
-        })
-        .collect()
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is written under these locks is whole at every moment.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::MeshSettings;
-    use crate::model::tests::state;
-
-    fn mesh(pods: &str, rules: &str) -> Arc<Mesh> {
-        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: n}\nspec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80}]}\n";
-        Arc::new(Mesh::build(&state(&format!("{service}{pods}{rules}")), MeshSettings::default()))
-    }
-
-    fn pod(name: &str, account: &str, ready: bool) -> String {
-        format!(
-            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: n, labels: {{app: web}}}}\nspec: {{serviceAccountName: {account}}}\nstatus: {{podIP: 10.0.0.{}, conditions: [{{type: Ready, status: '{}'}}]}}\n",
-            name.len(),
-            if ready { "True" } else { "False" }
-        )
-    }
-
-    const STRICT: &str = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: n}\nspec: {mtls: {mode: STRICT}}\n";
-
-    #[test]
-    fn only_what_changed_is_made_again() {
-        let proxy = Proxy { namespace: "n".to_owned(), name: "c".to_owned(), ..Proxy::default() };
-        let one = pod("a", "x", false);
-        let mut snapshots = Snapshots::new(mesh(&one, ""));
-        let before = versions(&snapshots.of(&proxy));
-        assert_eq!(snapshots.renew(mesh(&one, "")), PushKind::Nothing);
-        assert_eq!(snapshots.renew(mesh(&pod("a", "x", true), "")), PushKind::Endpoints);
-        let after = versions(&snapshots.of(&proxy));
-        let differing: Vec<_> =
-            after.iter().filter(|(name, version)| before.get(name) != Some(version)).collect();
-        assert_eq!(differing.len(), 1, "{differing:?}");
-        let same = [pod("a", "x", true), pod("bb", "x", true)].concat();
-        assert_eq!(snapshots.renew(mesh(&same, "")), PushKind::Endpoints);
-        assert_eq!(snapshots.renew(mesh("", "")), PushKind::Full, "the set of identities is in the clusters");
-        assert_eq!(snapshots.renew(mesh("", STRICT)), PushKind::Full);
-    }
-
-    #[test]
-    fn an_incremental_snapshot_equals_a_fresh_one() {
-        let proxy = Proxy { namespace: "n".to_owned(), name: "c".to_owned(), ..Proxy::default() };
-        let mut grown = Snapshots::new(mesh(&pod("a", "x", false), ""));
-        let _ = grown.of(&proxy);
-        let all = [pod("a", "x", true), pod("bb", "x", true)].concat();
-        grown.renew(mesh(&all, ""));
-        let mut fresh = Snapshots::new(mesh(&all, ""));
-        assert_eq!(versions(&grown.of(&proxy)), versions(&fresh.of(&proxy)));
-    }
-
-    #[test]
-    fn proxies_that_are_alike_share() {
-        let mut snapshots = Snapshots::new(mesh(&pod("a", "x", true), ""));
-        let proxy =
-            |name: &str| Proxy { namespace: "n".to_owned(), name: name.to_owned(), ..Proxy::default() };
-        let (one, two) = (snapshots.of(&proxy("c")), snapshots.of(&proxy("d")));
-        for (type_url, set) in one.types() {
-            assert!(two.get(type_url).is_some_and(|other| Arc::ptr_eq(set, other)), "{type_url:?}");
-        }
-        let server = snapshots.of(&proxy("a"));
-        assert_ne!(versions(&one), versions(&server), "the server's side differs");
-    }
-}
+mod tests;

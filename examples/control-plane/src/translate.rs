@@ -16,7 +16,7 @@ mod routes;
 mod tls;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub use endpoints::load_assignment;
@@ -30,7 +30,7 @@ use mesh_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use mesh_xds::pb::envoy::config::listener::v3::Listener;
 use mesh_xds::pb::envoy::config::route::v3::RouteConfiguration;
 
-use crate::model::{Mesh, Service};
+use crate::model::{Dependency, Mesh, Service};
 
 /// Port at which a sidecar accepts redirected outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -84,6 +84,11 @@ pub fn inbound(mesh: &Mesh, proxy: &Proxy) -> (Listener, Vec<Cluster>) {
     inbound::translate(mesh, proxy)
 }
 
+/// What the server's side of a proxy depends on: as long as none of it changes, [`inbound`] says the same.
+pub fn inbound_dependencies(mesh: &Mesh, proxy: &Proxy) -> BTreeSet<Dependency> {
+    inbound::dependencies(mesh, proxy)
+}
+
 /// The load assignments of one service as `world` sees it.
 pub fn service_endpoints(world: &Outbound<'_>, service: &Service) -> Vec<ClusterLoadAssignment> {
     endpoints::of_service(&world.0, service)
@@ -112,6 +117,16 @@ impl Outbound<'_> {
     /// Load assignments.
     pub fn endpoints(&self) -> Vec<ClusterLoadAssignment> {
         endpoints::assignments(&self.0)
+    }
+
+    /// The service of this host, if in view.
+    pub fn service(&self, host: &str) -> Option<&Service> {
+        self.0.service(host).map(|service| &**service)
+    }
+
+    /// What all this depends on: as long as none of it changes, now or by coming into view, it says the same.
+    pub fn dependencies(&self) -> BTreeSet<Dependency> {
+        self.0.dependencies()
     }
 
     /// Whether listeners depend on which proxy asks.

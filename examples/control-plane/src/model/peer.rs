@@ -65,6 +65,21 @@ impl PeerPolicies {
             .unwrap_or_default()
     }
 
+    /// Whether both say the same where no namespace says anything.
+    pub fn same_default(&self, other: &Self) -> bool {
+        self.mesh == other.mesh
+    }
+
+    /// The namespaces for which the two say different things, the default of the mesh aside.
+    pub fn differing(&self, other: &Self) -> BTreeSet<String> {
+        let all = [self, other].into_iter().flat_map(|p| p.namespaces.keys().chain(p.workloads.keys()));
+        let differs = |namespace: &&String| {
+            self.namespaces.get(*namespace) != other.namespaces.get(*namespace)
+                || self.workloads.get(*namespace) != other.workloads.get(*namespace)
+        };
+        all.filter(differs).cloned().collect()
+    }
+
     fn of_workload(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&PeerAuthentication> {
         let policies = self.workloads.get(namespace)?;
         let matches = |p: &&Arc<PeerAuthentication>| p.selector.as_ref().is_some_and(|s| s.matches(labels));

@@ -33,7 +33,9 @@ pub(crate) struct Metrics {
     registry: Arc<Registry>,
     pub(super) connections: Gauge,
     pushes: Family<TypeLabel, Counter>,
+    prepare_seconds: Histogram,
     push_seconds: Histogram,
+    pending_pushes: Gauge,
     rejects: Family<TypeLabel, Counter>,
     pub(super) injection: InjectionMetrics,
     resources: Gauge,
@@ -47,18 +49,30 @@ impl Default for Metrics {
             registry: Arc::default(),
             connections: Gauge::default(),
             pushes: Family::default(),
-            push_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            prepare_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            push_seconds: Histogram::new(exponential_buckets(0.000_01, 4.0, 10)),
+            pending_pushes: Gauge::default(),
             rejects: Family::default(),
             injection: InjectionMetrics::register(&mut registry),
             resources: Gauge::default(),
             rejected_resources: Gauge::default(),
         };
         registry.register("pilot_xds", "Connected xDS streams", this.connections.clone());
-        registry.register("pilot_pushes", "Pushes by kind", this.pushes.clone());
+        registry.register("pilot_pushes", "Batches of changes by what they mean", this.pushes.clone());
         registry.register(
-            "pilot_push_seconds",
-            "Time to translate and hand over a push",
+            "pilot_pushcontext_init_seconds",
+            "Time to index a batch of changes and prepare what clients share",
+            this.prepare_seconds.clone(),
+        );
+        registry.register(
+            "pilot_xds_push_time",
+            "Time to translate for one client and hand over, in seconds",
             this.push_seconds.clone(),
+        );
+        registry.register(
+            "mesh_control_pending_pushes",
+            "Clients that wait for their turn",
+            this.pending_pushes.clone(),
         );
         registry.register("pilot_total_xds_rejects", "Responses that clients rejected", this.rejects.clone());
         registry.register("mesh_control_resources", "Resources in force", this.resources.clone());
@@ -78,8 +92,12 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn pushed(&self, kind: &str, took: Duration) {
+    pub(super) fn prepared(&self, kind: &str, took: Duration) {
         self.pushes.get_or_create(&TypeLabel { r#type: kind.to_owned() }).inc();
+        self.prepare_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn pushed(&self, took: Duration) {
         self.push_seconds.observe(took.as_secs_f64());
     }
 
@@ -109,6 +127,7 @@ impl Pages {
 
     fn metrics(&self) -> Answer {
         let metrics = &self.shared.metrics;
+        metrics.pending_pushes.set(i64::try_from(self.shared.engine.pending()).unwrap_or(i64::MAX));
         {
             let state = self.shared.state.borrow();
             metrics.resources.set(i64::try_from(state.objects.len()).unwrap_or(i64::MAX));

@@ -347,7 +347,8 @@ fn transport(
             let socket = tls::mutual(identities.into_iter(), sni, http2);
             if discovery == Discovery::Eds && explicit.is_none() {
                 cluster.transport_socket_matches = by_endpoint(socket);
-            } else if explicit.is_some() || all_speak_mtls(service, port.port) {
+            } else if explicit.is_some() || service.all_speak_mtls(port.port) {
+                // Without endpoints of its own a cluster has one socket for all: TLS only if every endpoint can.
                 cluster.transport_socket = Some(socket);
             }
         }
@@ -368,11 +369,6 @@ fn by_endpoint(socket: core::TransportSocket) -> Vec<cluster::TransportSocketMat
             transport_socket: Some(tls::raw_buffer()),
         },
     ]
-}
-
-/// A cluster without endpoints of its own has one socket for all: TLS only if every endpoint can.
-fn all_speak_mtls(service: &Service, port: u16) -> bool {
-    service.endpoints.get(&port).is_some_and(|all| !all.is_empty() && all.iter().all(|e| e.mtls))
 }
 
 fn override_alpn_off(cluster: &mut pb::Cluster) {

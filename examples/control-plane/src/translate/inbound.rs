@@ -18,7 +18,7 @@ use super::proto::{address, list, listener_filter, metadata, seconds, socket_add
 use super::tls::{self, Carries};
 use super::view::Program;
 use super::{INBOUND_PORT, Proxy, clusters, http, matching, rbac};
-use crate::model::{Mesh, Protocol, Service};
+use crate::model::{Dependency, Mesh, Protocol, Service};
 use crate::resources::{IntOrString, MtlsMode};
 
 /// The application sees this address as its client; redirection exempts it.
@@ -77,6 +77,20 @@ fn add_pending(mesh: &Mesh, proxy: &Proxy, ports: &mut BTreeMap<u16, Port>) {
             }
         }
     }
+}
+
+/// What the server's side of a proxy depends on.
+pub(super) fn dependencies(mesh: &Mesh, proxy: &Proxy) -> BTreeSet<Dependency> {
+    let own = || proxy.namespace.clone();
+    let mut all = BTreeSet::from([
+        Dependency::Workload(own(), proxy.name.clone()),
+        Dependency::Peers(own()),
+        Dependency::Access(own()),
+        Dependency::Access(mesh.settings.root_namespace.clone()),
+    ]);
+    let served = ports(mesh, proxy).into_iter().flat_map(|port| port.services);
+    all.extend(served.map(|service| Dependency::Service(service.host.clone())));
+    all
 }
 
 /// The listener and its clusters.

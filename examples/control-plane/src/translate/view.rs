@@ -1,10 +1,10 @@
 //! What the proxies of one view share: the services, routes and rules that they see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Proxy;
-use crate::model::{Mesh, RouteRule, Scope, Service, TrafficRule, exported, host_covers};
+use crate::model::{Dependency, Mesh, RouteRule, Scope, Service, TrafficRule, exported, host_covers};
 use crate::resources::scalar_subset;
 
 /// What outbound configuration depends on besides the mesh.
@@ -19,22 +19,14 @@ pub struct ViewKey {
 impl ViewKey {
     /// The key of a proxy's view.
     pub fn of(mesh: &Mesh, proxy: &Proxy) -> Self {
-        let labels = if label_sensitive(mesh) { proxy.labels.clone() } else { BTreeMap::new() };
+        let labels = if mesh.distinguishes_labels() { proxy.labels.clone() } else { BTreeMap::new() };
         Self { namespace: proxy.namespace.clone(), labels }
     }
-}
 
-/// Whether any rule distinguishes clients by labels.
-fn label_sensitive(mesh: &Mesh) -> bool {
-    let selecting = mesh.traffic.iter().any(|rule| rule.spec.workload_selector.is_some());
-    let scoped = mesh.sidecars.iter().any(|rule| rule.spec.workload_selector.is_some());
-    let by_source = mesh.routes.iter().any(|rule| {
-        let http = rule.spec.http.iter().flat_map(|r| &r.matches).any(|m| !m.source_labels.is_empty());
-        let tls = rule.spec.tls.iter().flat_map(|r| &r.matches).any(|m| !m.source_labels.is_empty());
-        let tcp = rule.spec.tcp.iter().flat_map(|r| &r.matches).any(|m| !m.source_labels.is_empty());
-        http || tls || tcp
-    });
-    selecting || scoped || by_source
+    /// Some proxy of the view, as far as the view looks at proxies.
+    pub fn proxy(&self) -> Proxy {
+        Proxy { namespace: self.namespace.clone(), labels: self.labels.clone(), ..Proxy::default() }
+    }
 }
 
 /// The outbound world of one view.
@@ -76,6 +68,25 @@ impl<'m> Program<'m> {
             services,
         };
         Self { mesh, view, routes, by_host }
+    }
+
+    /// What the view depends on. Whoever comes into view later is found by asking again.
+    pub(super) fn dependencies(&self) -> BTreeSet<Dependency> {
+        let mut all = BTreeSet::new();
+        for namespace in [&self.view.namespace, &self.mesh.settings.root_namespace] {
+            all.insert(Dependency::Sidecars(namespace.clone()));
+        }
+        for service in &self.view.services {
+            all.insert(Dependency::Service(service.host.clone()));
+            all.insert(Dependency::Peers(service.namespace.clone()));
+        }
+        let route = |rule: &&RouteRule| Dependency::Route(rule.namespace.clone(), rule.name.clone());
+        all.extend(self.routes.iter().map(route));
+        let exported =
+            |rule: &&TrafficRule| exported(&rule.spec.export_to, &rule.namespace, &self.view.namespace);
+        let traffic = |rule: &TrafficRule| Dependency::Traffic(rule.namespace.clone(), rule.name.clone());
+        all.extend(self.mesh.traffic.iter().filter(exported).map(traffic));
+        all
     }
 
     /// The service of this host, if in view.
