@@ -1,13 +1,17 @@
 //! A thousand Delta clients on one server, in two processes; prints figures.
 //!
+//! Every client is a node of its own, as in a control plane: a change goes through the push engine to a thousand groups.
+//! Latencies count from the report of a change, the engine's pause of 100 ms included.
+//!
 //! ```text
 //! cargo bench -p mesh-xds --all-features --bench scale -- [CLIENTS] [CLUSTERS]
 //! ```
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,8 +21,10 @@ use mesh_xds::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, Di
 use mesh_xds::pb::envoy::config::core::v3::Node;
 use mesh_xds::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints};
 use mesh_xds::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use mesh_xds::push::{Publisher, PushConfig, PushEngine, Scope};
 use mesh_xds::server::{
-    AdsServer, AllowAny, DeltaStream, ServerConfig, Snapshot, SnapshotBuilder, SnapshotCache,
+    AdsServer, AllowAny, ClientInfo, DeltaStream, Nack, Observer, ServerConfig, Snapshot, SnapshotBuilder,
+    SnapshotCache,
 };
 use mesh_xds::{Resource, TypeUrl};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,7 +40,6 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-const ALL: &str = "all";
 const PATIENCE: Duration = Duration::from_secs(600);
 
 fn main() -> Result<(), Error> {
@@ -76,12 +81,66 @@ fn mesh(clusters: usize) -> Result<SnapshotBuilder, Error> {
     (0..clusters).try_fold(Snapshot::builder(), add)
 }
 
+/// What all clients are told, and who they are.
+struct Fleet {
+    cache: SnapshotCache,
+    shared: Mutex<(Snapshot, BTreeSet<Arc<str>>)>,
+}
+
+impl Fleet {
+    fn with<T>(&self, look: impl FnOnce(&mut (Snapshot, BTreeSet<Arc<str>>)) -> T) -> T {
+        look(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Publisher for Fleet {
+    type Event = Scope<(usize, u32)>;
+    type Change = ();
+    type Client = Arc<str>;
+
+    async fn prepare(&self, event: Self::Event) -> Option<()> {
+        let Scope::Endpoints(moved) = event else { return None };
+        self.with(|(shared, _)| {
+            let add = |b: SnapshotBuilder, (number, mark)| b.add(&endpoints(number, mark));
+            *shared = moved.into_iter().try_fold(shared.edit(), add).ok()?.build();
+            Some(())
+        })
+    }
+
+    fn affected(&self, (): &()) -> Vec<Arc<str>> {
+        self.with(|(_, clients)| clients.iter().cloned().collect())
+    }
+
+    async fn push(&self, client: Arc<str>, (): ()) {
+        let snapshot = self.with(|(shared, _)| shared.clone());
+        self.cache.set(&client, snapshot);
+    }
+}
+
+/// Enters clients as they come.
+struct Door(Arc<Fleet>, PushEngine<Fleet>);
+
+impl Observer for Door {
+    fn connected(&self, client: &ClientInfo) {
+        self.0.with(|(_, clients)| clients.insert(client.group.clone()));
+        self.1.push(client.group.clone(), ());
+    }
+
+    fn disconnected(&self, _: &ClientInfo) {}
+
+    fn rejected(&self, client: &ClientInfo, type_url: &TypeUrl, nack: &Nack) {
+        eprintln!("{}: {type_url:?}: {}", client.group, nack.message);
+    }
+}
+
 async fn server_main(clients: usize, clusters: usize) -> Result<(), Error> {
     delta_of_ten_thousand()?;
-    let cache = SnapshotCache::new();
-    cache.set(ALL, mesh(clusters)?.build());
+    let shared = Mutex::new((mesh(clusters)?.build(), BTreeSet::new()));
+    let fleet = Arc::new(Fleet { cache: SnapshotCache::new(), shared });
+    let processors = std::thread::available_parallelism()?.get();
+    let engine = PushEngine::start(PushConfig::default(), processors, fleet.clone());
     let written = Arc::new(AtomicU64::new(0));
-    let (ads, port, task) = serve(cache.clone(), 0, written.clone()).await?;
+    let (ads, port, task) = serve(&fleet, &engine, 0, written.clone()).await?;
     println!("resident memory, no clients: {} MiB", resident()? / 1024);
     let started = Instant::now();
     let mut child = Clients::start(port, clients, clusters)?;
@@ -98,9 +157,8 @@ async fn server_main(clients: usize, clusters: usize) -> Result<(), Error> {
     for round in 1..=ROUNDS {
         let sent: u64 =
             ads.clients().iter().filter_map(|c| c.types.get(&TypeUrl::ENDPOINTS)).map(|s| s.responses).sum();
-        let next = cache.get(ALL).ok_or("no snapshot")?.edit().add(&endpoints(clusters / 2, round))?.build();
         let changed = Instant::now();
-        cache.set(ALL, next);
+        engine.changed(Scope::Endpoints(BTreeSet::from([(clusters / 2, round)])));
         until(|| {
             let status = ads.clients();
             let all = status.iter().filter_map(|c| c.types.get(&TypeUrl::ENDPOINTS));
@@ -130,7 +188,7 @@ async fn server_main(clients: usize, clusters: usize) -> Result<(), Error> {
     let _ = task.await;
     let started = Instant::now();
     let before = written.load(Ordering::Relaxed);
-    let (ads, ..) = serve(cache.clone(), port, written.clone()).await?;
+    let (ads, ..) = serve(&fleet, &engine, port, written.clone()).await?;
     until(|| {
         let status = ads.clients();
         status.len() == clients && status.iter().all(|c| c.types.contains_key(&TypeUrl::ENDPOINTS))
@@ -142,6 +200,7 @@ async fn server_main(clients: usize, clusters: usize) -> Result<(), Error> {
     println!(
         "{clients} clients came back within {reconnected:?}; {said} responses, {bytes} bytes written per client"
     );
+    println!("resident memory: {} MiB", resident()? / 1024);
     child.0.kill()?;
     Ok(())
 }
@@ -188,13 +247,13 @@ fn resident() -> Result<u64, Error> {
 type Task = tokio::task::JoinHandle<Result<(), tonic::transport::Error>>;
 
 async fn serve(
-    cache: SnapshotCache,
+    fleet: &Arc<Fleet>,
+    engine: &PushEngine<Fleet>,
     port: u16,
     written: Arc<AtomicU64>,
 ) -> Result<(AdsServer, u16, Task), Error> {
-    let mut config = ServerConfig::default();
-    config.group = Arc::new(|_| ALL.to_owned());
-    let ads = AdsServer::new(cache, AllowAny, config);
+    let door = Door(fleet.clone(), engine.clone());
+    let ads = AdsServer::with_observer(fleet.cache.clone(), AllowAny, ServerConfig::default(), door);
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     let port = listener.local_addr()?.port();
     let incoming = counted(listener, written);

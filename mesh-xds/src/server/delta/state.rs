@@ -222,7 +222,12 @@ impl DeltaType {
         };
         let new = Has::Version(resource.version());
         if explicit {
-            self.remember(name, true, new);
+            let shared = with.current.get(name).map_or(name, |resource| resource.name());
+            if !Arc::ptr_eq(shared, name) {
+                // The client asked before the resource was there: its copy of the name goes, all clients share one.
+                self.entries.remove(name);
+            }
+            self.remember(shared, true, new);
         } else {
             self.entries.remove(name);
         }
@@ -337,5 +342,40 @@ impl TypeState for DeltaType {
 
     fn next_heartbeat(&self) -> Option<Duration> {
         self.heartbeats.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::envoy::config::cluster::v3::Cluster;
+    use crate::resource::TypeUrl;
+    use crate::server::config::StreamRules;
+    use crate::server::snapshot::Snapshot;
+
+    #[test]
+    fn clients_that_asked_before_the_snapshot_came_share_its_names_all_the_same() {
+        let snapshot = Snapshot::builder().add(&Cluster { name: "a".into(), ..Default::default() }).unwrap();
+        let current = snapshot.build().get(&TypeUrl::CLUSTER).unwrap().clone();
+        let name = current.resources()[0].name();
+        let mut client = DeltaType::default();
+        client.subscribe(None, "a", false);
+        client.subscribe(None, "b", false);
+        client.refresh_counts();
+        let with = Evaluation {
+            current: &current,
+            mentioned: true,
+            type_url: &TypeUrl::CLUSTER,
+            unknown: StreamRules::default().unknown(&TypeUrl::CLUSTER),
+            max_bytes: usize::MAX,
+            hold_removals: false,
+            times_to_live: false,
+            now: Duration::ZERO,
+        };
+        let found = client.evaluate(&with).unwrap();
+        assert_eq!((found.resources.len(), found.removed.len()), (1, 1));
+        assert!(client.entries.keys().any(|key| Arc::ptr_eq(key, name)));
+        assert_eq!(client.entries.len(), 2);
+        assert!(client.evaluate(&with).is_none(), "all is said");
     }
 }
