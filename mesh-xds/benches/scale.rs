@@ -40,6 +40,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
+const SETTLED: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(600);
 
 fn main() -> Result<(), Error> {
@@ -201,6 +202,9 @@ async fn server_main(clients: usize, clusters: usize) -> Result<(), Error> {
         "{clients} clients came back within {reconnected:?}; {said} responses, {bytes} bytes written per client"
     );
     println!("resident memory: {} MiB", resident()? / 1024);
+    // What the storm needed and the allocator gives back within ten seconds.
+    tokio::time::sleep(SETTLED).await;
+    println!("resident memory, {SETTLED:?} later: {} MiB", resident()? / 1024);
     child.0.kill()?;
     Ok(())
 }
