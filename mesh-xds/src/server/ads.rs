@@ -33,6 +33,8 @@ pub struct ServerConfig {
     pub max_request_bytes: usize,
     /// How long a stream may say nothing before its first request. Default 10 s, then `DEADLINE_EXCEEDED`.
     pub first_request_timeout: Duration,
+    /// How long the [`Authorizer`] may take for a stream. Default 10 s, then `UNAVAILABLE`: the client comes again.
+    pub authorization_timeout: Duration,
     /// How long a stream lives before it is ended with `UNAVAILABLE`, so that clients spread over replicas again;
     /// each stream deviates by up to 10 %. Default: forever.
     pub max_stream_age: Option<Duration>,
@@ -51,6 +53,7 @@ impl Default for ServerConfig {
             group: Arc::new(|node| node.id.clone()),
             max_request_bytes: 4 << 20,
             first_request_timeout: Duration::from_secs(10),
+            authorization_timeout: Duration::from_secs(10),
             max_stream_age: None,
             streams_per_second: None,
             requests_per_second: 1_000,
@@ -64,6 +67,7 @@ impl fmt::Debug for ServerConfig {
             .field("rules", &self.rules)
             .field("max_request_bytes", &self.max_request_bytes)
             .field("first_request_timeout", &self.first_request_timeout)
+            .field("authorization_timeout", &self.authorization_timeout)
             .field("max_stream_age", &self.max_stream_age)
             .field("streams_per_second", &self.streams_per_second)
             .field("requests_per_second", &self.requests_per_second)

@@ -23,11 +23,16 @@ pub enum UnknownNames {
 pub struct StreamRules {
     /// What is said about unknown names, by type; types not listed are [`UnknownNames::Removed`].
     pub unknown_names: BTreeMap<TypeUrl, UnknownNames>,
-    /// A Delta response is closed when its resources reach this many bytes; the rest follows in further responses.
-    /// Default 1 MiB: below the 4 MiB that many gRPC clients accept. One larger resource is sent alone.
+    /// A response is closed when its resources reach this many bytes; the rest follows in further responses, in
+    /// State-of-the-World each when the one before is answered. Listeners and clusters are the exception there: the
+    /// protocol wants them whole, however large. Default 1 MiB: below the 4 MiB that many gRPC clients accept. One larger
+    /// resource is sent alone.
     pub max_response_bytes: usize,
     /// How many names one stream may subscribe to per type. Default 65,536; more is `RESOURCE_EXHAUSTED`.
     pub max_names: usize,
+    /// How many bytes one stream's names and type URLs may take together. Default 16 MiB: 65,536 names of usual length in
+    /// more than one type; more is `RESOURCE_EXHAUSTED`.
+    pub max_name_bytes: usize,
     /// How many types one stream may use. Default 64; more is `RESOURCE_EXHAUSTED`.
     pub max_types: usize,
     /// What the server calls itself in `control_plane.identifier`; empty says nothing.
@@ -40,6 +45,7 @@ impl Default for StreamRules {
             unknown_names: BTreeMap::new(),
             max_response_bytes: 1 << 20,
             max_names: 65_536,
+            max_name_bytes: 16 << 20,
             max_types: 64,
             identifier: String::new(),
         }
@@ -94,6 +100,16 @@ pub enum StreamError {
         /// [`StreamRules::max_names`].
         limit: usize,
     },
+    /// Names and type URLs that are too long together. gRPC: `RESOURCE_EXHAUSTED`.
+    #[error("{type_url}: the names on the stream take {bytes} bytes; at most {limit} are kept")]
+    TooManyBytes {
+        /// The type of the request that went too far; its beginning, if it is itself too long.
+        type_url: String,
+        /// What the names of all types take.
+        bytes: usize,
+        /// [`StreamRules::max_name_bytes`].
+        limit: usize,
+    },
     /// Too many types on one stream. gRPC: `RESOURCE_EXHAUSTED`.
     #[error("more than {limit} types on one stream")]
     TooManyTypes {
@@ -112,6 +128,7 @@ impl StreamError {
             Self::NoType => "no_type",
             Self::WrongType { .. } => "wrong_type",
             Self::TooManyNames { .. } => "too_many_names",
+            Self::TooManyBytes { .. } => "too_many_bytes",
             Self::TooManyTypes { .. } => "too_many_types",
         }
     }

@@ -39,8 +39,10 @@ impl DeltaStream {
         self.types.identify(request.node.as_ref(), &[TTL_FEATURE]);
         let limit = self.types.max_names();
         let type_url = TypeUrl::from(request.type_url);
+        // Whatever the nonce, the subscription counts; an answer to nothing is no answer.
+        let answers = self.types.has_sent(&request.response_nonce);
         let Entered { state, first, current, due } = self.types.enter(&type_url)?;
-        if !request.response_nonce.is_empty() {
+        if answers {
             let error = request.error_detail.map(|e| (e.code, e.message));
             state.status.answered(&request.response_nonce, error, now);
         }
@@ -70,7 +72,7 @@ impl DeltaStream {
         if state.refresh_counts() > limit {
             return Err(StreamError::TooManyNames { type_url: type_url.as_str().to_owned(), limit });
         }
-        Ok(())
+        self.types.check_bytes(&type_url)
     }
 
     /// Takes a newer snapshot.

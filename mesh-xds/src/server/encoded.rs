@@ -1,5 +1,6 @@
 //! A resource, encoded once for everybody.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const RESOURCES: u32 = 2;
 /// One resource in the form in which it leaves: encoded once, shared by every snapshot and every client.
 ///
 /// One buffer serves both variants: the State-of-the-World form is the tail of the Delta form.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EncodedResource {
     name: Arc<str>,
     type_url: TypeUrl,
@@ -196,6 +197,19 @@ impl EncodedResource {
             _ => return None,
         };
         Self::from_any(&any).ok()
+    }
+}
+
+/// Without the content: it may be a private key.
+impl fmt::Debug for EncodedResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodedResource")
+            .field("type", &self.type_url)
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("ttl", &self.ttl)
+            .field("bytes", &self.delta.len())
+            .finish_non_exhaustive()
     }
 }
 

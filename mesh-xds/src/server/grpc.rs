@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame as HttpFrame;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
@@ -120,8 +120,9 @@ impl<K: ServiceKind> DiscoveryService<K> {
             Caller { metadata: MetadataMap::from_headers(parts.headers), extensions: parts.extensions };
         // One message in flight: what a slow client misses is never queued, it is compared when there is room again.
         let (out, frames) = mpsc::channel(1);
-        tokio::spawn(task::run(Arc::clone(shared), stream, inbound, caller, out));
-        let body = Body::new(ResponseBody { frames, pieces: VecDeque::new(), done: false });
+        let (ended, end) = oneshot::channel();
+        tokio::spawn(task::run(Arc::clone(shared), stream, inbound, caller, out, ended));
+        let body = Body::new(ResponseBody { frames, end, pieces: VecDeque::new(), done: false });
         let mut response = http::Response::new(body);
         response
             .headers_mut()
@@ -164,6 +165,8 @@ impl<K: ServiceKind> tonic::codegen::Service<http::Request<Body>> for DiscoveryS
 #[derive(Debug)]
 struct ResponseBody {
     frames: mpsc::Receiver<Frame>,
+    /// How the stream ended; nothing is sent when it ended well.
+    end: oneshot::Receiver<Status>,
     pieces: VecDeque<Bytes>,
     done: bool,
 }
@@ -183,7 +186,7 @@ impl http_body::Body for ResponseBody {
             return Poll::Ready(None);
         }
         let status = match ready!(self.frames.poll_recv(cx)) {
-            Some(Ok(pieces)) => {
+            Some(pieces) => {
                 let size = length(&pieces);
                 let Ok(prefix) = u32::try_from(size) else {
                     self.done = true;
@@ -199,8 +202,7 @@ impl http_body::Body for ResponseBody {
                 self.pieces = pieces;
                 return Poll::Ready(Some(Ok(HttpFrame::data(head.freeze()))));
             }
-            Some(Err(status)) => status,
-            None => Status::new(Code::Ok, ""),
+            None => ready!(Pin::new(&mut self.end).poll(cx)).unwrap_or_else(|_| Status::new(Code::Ok, "")),
         };
         self.done = true;
         Poll::Ready(Some(Ok(trailers(&status))))
@@ -217,4 +219,68 @@ fn trailers(status: &Status) -> HttpFrame<Bytes> {
         headers.insert(Status::GRPC_STATUS, HeaderValue::from_static("13"));
     }
     HttpFrame::trailers(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body::Body as _;
+    use prost::Message as _;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::pb::envoy::config::cluster::v3::Cluster;
+    use crate::pb::envoy::config::core::v3::Node;
+    use crate::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+    use crate::server::{AllowAny, ServerConfig, Snapshot, SnapshotCache};
+
+    /// Says one thing and stays.
+    struct Once(Option<Bytes>);
+
+    impl http_body::Body for Once {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<HttpFrame<Bytes>, Infallible>>> {
+            self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(HttpFrame::data(bytes)))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_late_still_hears_why_the_stream_ended() {
+        let cache = SnapshotCache::new();
+        cache.set(
+            "n",
+            Snapshot::builder().add(&Cluster { name: "a".into(), ..Default::default() }).unwrap().build(),
+        );
+        let server = AdsServer::new(cache, AllowAny, ServerConfig::default());
+        let request = DeltaDiscoveryRequest {
+            node: Some(Node { id: "n".to_owned(), ..Default::default() }),
+            type_url: TypeUrl::CLUSTER.to_string(),
+            ..Default::default()
+        };
+        let mut bytes = vec![0];
+        bytes.extend_from_slice(&u32::try_from(request.encoded_len()).unwrap().to_be_bytes());
+        request.encode_raw(&mut bytes);
+        let request = http::Request::builder().uri("/x/DeltaAggregatedResources");
+        let request = request.body(Body::new(Once(Some(bytes.into())))).unwrap();
+        let mut body = server.ads().answer(request).unwrap().into_body();
+        // The response waits to be read when the server shuts down, and for a long time after that.
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(server.client_count(), 1);
+        server.shut_down();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(server.client_count(), 0, "nobody waits for the client");
+        let mut frames = Vec::new();
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            frames.push(frame.unwrap());
+        }
+        assert!(frames[0].is_data(), "what was said before is read first");
+        let trailers = frames.last().unwrap().trailers_ref().unwrap();
+        assert_eq!(trailers[Status::GRPC_STATUS], "14");
+    }
 }

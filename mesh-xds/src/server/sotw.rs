@@ -34,6 +34,8 @@ struct SotwType {
     base: Option<Arc<TypeSnapshot>>,
     /// Names to say even if they did not change.
     force: BTreeSet<Arc<str>>,
+    /// Names that did not fit into a response; said when it is answered.
+    rest: BTreeSet<Arc<str>>,
     /// A response is due whatever changed.
     answer_due: bool,
     /// Removed clusters that are still said, until listeners and routes no longer use them.
@@ -74,7 +76,7 @@ impl SotwStream {
             }
         }
         state.subscribe(&request.resource_names, &type_url, current.as_deref(), starts);
-        Ok(())
+        self.types.check_bytes(&type_url)
     }
 
     /// Takes a newer snapshot.
@@ -126,6 +128,8 @@ impl SotwType {
         let added: Vec<_> = wanted.iter().filter(|n| starts || !self.names.contains(*n)).cloned().collect();
         self.force.retain(|name| wanted.contains(name));
         self.held_names.retain(|name| wanted.contains(name));
+        let wildcard = self.wildcard;
+        self.rest.retain(|name| wildcard || wanted.contains(name));
         self.names = wanted;
         let (wildcard, names) = (self.wildcard, &self.names);
         self.heartbeats.retain(|name| wildcard || names.contains(name));
@@ -135,6 +139,7 @@ impl SotwType {
         if !self.active {
             self.base = None;
             self.force.clear();
+            self.rest.clear();
             self.held.clear();
             self.heartbeats.retain(|_| false);
             self.answer_due = false;
@@ -154,7 +159,7 @@ impl SotwType {
 
     /// Whether an evaluation might find something.
     fn is_pending(&self, current: &Arc<TypeSnapshot>) -> bool {
-        if self.answer_due || !self.force.is_empty() {
+        if self.answer_due || !self.force.is_empty() || !self.rest.is_empty() {
             return true;
         }
         match &self.base {
@@ -209,11 +214,17 @@ impl SotwType {
     }
 
     /// Every other type: what changed, what was asked for, and whose time to live has to be refreshed.
+    ///
+    /// In parts, if it is much. A part waits until the one before is answered: a client's answer to an older response is
+    /// stale, and a rejection in it would be lost.
     fn evaluate_partial(&mut self, with: &Evaluation<'_>) -> Option<Found> {
         let (current, hold) = (with.current, with.hold_removals);
         let mut names = std::mem::take(&mut self.force);
         if !hold {
             names.append(&mut self.held_names);
+        }
+        if self.status.is_settled() {
+            names.append(&mut self.rest);
         }
         match self.base.take() {
             Some(base) if Arc::ptr_eq(&base, current) => {}
@@ -239,7 +250,18 @@ impl SotwType {
             None if self.names.contains(name) => with.empty(name),
             None => None,
         };
-        let resources: Vec<_> = names.iter().filter_map(find).collect();
+        let (mut resources, mut bytes) = (Vec::new(), 0);
+        for name in names {
+            if bytes >= with.max_bytes {
+                self.rest.insert(name);
+                continue;
+            }
+            self.rest.remove(&name);
+            if let Some(resource) = find(&name) {
+                bytes += resource.size();
+                resources.push(resource);
+            }
+        }
         resources.iter().for_each(|resource| self.heartbeats.said(resource, with.now));
         let heartbeats = self.heartbeats.collect(current, |_| false, with.now);
         // Only a wildcard is answered with an empty set: for names, silence means "not yet".
@@ -258,8 +280,17 @@ impl TypeState for SotwType {
         &mut self.status
     }
 
+    fn name_bytes(&self) -> usize {
+        self.names.iter().map(|name| name.len()).sum()
+    }
+
     fn is_settled(&self, current: &Arc<TypeSnapshot>) -> bool {
         !self.active || (self.status.is_settled() && !self.is_pending(current))
+    }
+
+    /// A first request is always answered, so there is nothing to conclude from silence.
+    fn came_back_current(&self, _: &Arc<TypeSnapshot>) -> bool {
+        false
     }
 
     fn evaluate(&mut self, with: &Evaluation<'_>) -> Option<Found> {

@@ -31,10 +31,19 @@ impl SyncState {
     }
 }
 
+/// How much of a client's words about a rejection is kept.
+const MAX_NACK: usize = 4096;
+
+/// The beginning of a text, at most so many bytes.
+pub(super) fn beginning(text: &str, limit: usize) -> &str {
+    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
 /// A rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nack {
-    /// The client's words.
+    /// The client's words; of a longer text the first 4 KiB.
     pub message: String,
     /// The gRPC code in `error_detail`.
     pub code: i32,
@@ -57,7 +66,8 @@ pub struct TypeStatus {
     pub nonce_acked: String,
     /// The version of the last response.
     pub version_sent: String,
-    /// The version that was last accepted.
+    /// The version that was last accepted; of a client that [came back with everything](Self::came_back_current) the
+    /// version that it was found to have.
     pub version_acked: String,
     /// When the last response left, on the clock of the stream.
     pub sent_at: Option<Duration>,
@@ -65,6 +75,9 @@ pub struct TypeStatus {
     pub acked_at: Option<Duration>,
     /// The rejection of the last response, if it was rejected.
     pub error: Option<Nack>,
+    /// Whether the client came back with all that it subscribes to, so that nothing had to be sent on this stream yet
+    /// (Delta: `initial_resource_versions`).
+    pub came_back_current: bool,
     /// How many responses were sent.
     pub responses: u64,
     /// How many were rejected.
@@ -78,6 +91,7 @@ impl TypeStatus {
         match self {
             s if !s.wildcard && s.names == 0 => SyncState::Ignored,
             s if s.error.is_some() => SyncState::Error,
+            s if s.nonce_sent.is_empty() && s.came_back_current => SyncState::Synced,
             s if s.nonce_sent.is_empty() => SyncState::NotSent,
             s if s.nonce_sent == s.nonce_acked => SyncState::Synced,
             _ => SyncState::Stale,
@@ -87,6 +101,12 @@ impl TypeStatus {
     /// Whether the client has answered everything that was sent.
     pub(super) fn is_settled(&self) -> bool {
         self.nonce_sent == self.nonce_acked || self.error.as_ref().is_some_and(|e| e.nonce == self.nonce_sent)
+    }
+
+    /// Records that the client was found to have everything of this version before anything was sent.
+    pub(super) fn found_current(&mut self, version: &str) {
+        self.came_back_current = true;
+        version.clone_into(&mut self.version_acked);
     }
 
     pub(super) fn sent(&mut self, nonce: &str, version: &str, now: Duration) {
@@ -100,6 +120,8 @@ impl TypeStatus {
     pub(super) fn answered(&mut self, nonce: &str, error: Option<(i32, String)>, now: Duration) {
         match error {
             Some((code, message)) => {
+                // A copy, so that the rest of a huge text is not kept.
+                let message = beginning(&message, MAX_NACK).to_owned();
                 self.error = Some(Nack { message, code, nonce: nonce.to_owned(), at: now });
                 self.nacks += 1;
             }

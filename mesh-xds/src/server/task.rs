@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
 
@@ -19,8 +19,8 @@ use super::requests::Requests;
 use super::snapshot::Snapshot;
 use super::stream::{Request, ServerStream};
 
-/// What leaves: one message in pieces, or the end of the stream.
-pub(super) type Frame = Result<Vec<Bytes>, Status>;
+/// What leaves: one message in pieces.
+pub(super) type Frame = Vec<Bytes>;
 
 /// The requests of one stream.
 #[derive(Debug)]
@@ -42,7 +42,9 @@ impl Inbound {
 impl From<StreamError> for Status {
     fn from(error: StreamError) -> Self {
         let code = match error {
-            StreamError::TooManyNames { .. } | StreamError::TooManyTypes { .. } => Code::ResourceExhausted,
+            StreamError::TooManyNames { .. }
+            | StreamError::TooManyBytes { .. }
+            | StreamError::TooManyTypes { .. } => Code::ResourceExhausted,
             _ => Code::InvalidArgument,
         };
         Self::new(code, error.to_string())
@@ -56,6 +58,7 @@ pub(super) async fn run(
     inbound: Inbound,
     caller: Caller,
     out: mpsc::Sender<Frame>,
+    ended: oneshot::Sender<Status>,
 ) {
     let mut stopping = shared.stopping.subscribe();
     let life = live(&shared, stream, inbound, caller, &out);
@@ -67,8 +70,8 @@ pub(super) async fn run(
     };
     if let Err(status) = end {
         tracing::debug!(code = ?status.code(), message = status.message(), "xDS stream ended");
-        // A client that does not read finds out when it does; nobody waits for it.
-        let _ = timeout(Duration::from_secs(1), out.send(Err(status))).await;
+        // Beside the messages: a client that does not read finds out when it does, and nobody waits for it.
+        let _ = ended.send(status);
     }
 }
 
@@ -99,7 +102,11 @@ async fn live(
     let Some(first) = first else { return Ok(()) };
     stream.on_request(Duration::ZERO, first)?;
     let node = stream.node().cloned().ok_or(StreamError::NoNode)?;
-    let grant = shared.authorizer.authorize(&caller, &node).await?;
+    let grant = timeout(shared.config.authorization_timeout, shared.authorizer.authorize(&caller, &node))
+        .await
+        .map_err(|_| {
+            Status::unavailable("whether the caller may be the node could not be decided in time")
+        })??;
     drop(caller);
 
     let group = grant.group.unwrap_or_else(|| (shared.config.group)(&node));
@@ -115,8 +122,8 @@ async fn live(
     });
     let stream = Arc::new(Mutex::new(stream));
     shared.registry.insert(client.clone(), stream.clone());
-    shared.observer.connected(&client);
     let _registration = Registration { shared: shared.clone(), client: client.clone() };
+    shared.observer.connected(&client);
     exchange(shared, &client, &stream, inbound, snapshots, out).await
 }
 
@@ -172,7 +179,7 @@ fn write(client: &ClientInfo, stream: &Mutex<ServerStream>, out: &mpsc::Sender<F
     let mut stream = lock(stream);
     while let Ok(permit) = out.try_reserve() {
         let Some(response) = stream.next_response(client.started.elapsed()) else { break };
-        permit.send(Ok(stream.encode(&response)));
+        permit.send(stream.encode(&response));
     }
     stream.next_timer()
 }

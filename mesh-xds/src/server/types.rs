@@ -11,7 +11,7 @@ use super::config::{StreamError, StreamRules, UnknownNames};
 use super::encoded::EncodedResource;
 use super::response::Response;
 use super::snapshot::{Snapshot, TypeSnapshot};
-use super::status::TypeStatus;
+use super::status::{TypeStatus, beginning};
 
 /// The types that may refer to clusters.
 const CONSUMERS: [TypeUrl; 4] =
@@ -23,8 +23,14 @@ pub(super) trait TypeState: Default {
 
     fn status_mut(&mut self) -> &mut TypeStatus;
 
+    /// How many bytes the names take that are kept for the client.
+    fn name_bytes(&self) -> usize;
+
     /// Whether nothing is pending or unanswered.
     fn is_settled(&self, current: &Arc<TypeSnapshot>) -> bool;
+
+    /// Whether the client is known to have all that it subscribes to of the current set although nothing was sent.
+    fn came_back_current(&self, current: &Arc<TypeSnapshot>) -> bool;
 
     /// Compares what the client has with the current set.
     fn evaluate(&mut self, with: &Evaluation<'_>) -> Option<Found>;
@@ -123,6 +129,26 @@ impl<T: TypeState> Types<T> {
         self.rules.max_names
     }
 
+    /// Whether a response of this stream had the nonce.
+    pub(super) fn has_sent(&self, nonce: &str) -> bool {
+        u64::from_str_radix(nonce, 16).is_ok_and(|n| n > 0 && n <= self.nonces && format!("{n:x}") == nonce)
+    }
+
+    /// Refuses a client whose names take too much memory, all types together.
+    pub(super) fn check_bytes(&self, type_url: &TypeUrl) -> Result<(), StreamError> {
+        let limit = self.rules.max_name_bytes;
+        let kept = self.types.iter().map(|((_, t), state)| t.as_str().len() + state.name_bytes());
+        let bytes = kept.sum::<usize>();
+        if bytes <= limit {
+            return Ok(());
+        }
+        Err(StreamError::TooManyBytes {
+            type_url: beginning(type_url.as_str(), 200).to_owned(),
+            bytes,
+            limit,
+        })
+    }
+
     /// Reads what the client understands: it announces all of `features` or gets no times to live.
     pub(super) fn identify(&mut self, node: Option<&Node>, features: &[&str]) {
         if let Some(node) = node {
@@ -213,10 +239,18 @@ impl<T: TypeState> Types<T> {
             hold_removals,
             times_to_live: self.times_to_live,
             now,
-        })?;
+        });
+        let version = || snapshot.version().map_or_else(|| current.version().to_string(), str::to_owned);
+        let Some(found) = found else {
+            let silent = state.status().nonce_sent.is_empty() && !state.status().came_back_current;
+            if silent && state.came_back_current(current) {
+                state.status_mut().found_current(&version());
+            }
+            return None;
+        };
+        let version = version();
         self.nonces += 1;
         let nonce = format!("{:x}", self.nonces);
-        let version = snapshot.version().map_or_else(|| current.version().to_string(), str::to_owned);
         state.status_mut().sent(&nonce, &version, now);
         self.endpoints_follow(found.endpoints);
         Some(Response {

@@ -3,10 +3,8 @@
 use mesh_xds::TypeUrl;
 use mesh_xds::client::{AdsClient, Names};
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
-use mesh_xds::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use mesh_xds::pb::envoy::service::status::v3::{ClientStatusRequest, ConfigStatus};
 use mesh_xds::server::{AllowAny, Snapshot, SnapshotCache, SyncState};
-use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::support::*;
@@ -23,14 +21,7 @@ async fn clients_are_shown_by_csds() {
     update.accept();
     until(&running.server, &TypeUrl::CLUSTER, |s| s.state() == SyncState::Error).await;
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let uri = format!("http://{}", listener.local_addr().unwrap());
-    let service = running.server.client_status();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    tokio::spawn(async move {
-        tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
-    });
-    let mut operator = ClientStatusDiscoveryServiceClient::new(channel(&uri).await);
+    let mut operator = operator(&running.server).await;
     let status = operator.fetch_client_status(ClientStatusRequest::default()).await.unwrap().into_inner();
     let of_type = &status.config[0].generic_xds_configs[0];
     assert_eq!(status.config[0].node.as_ref().unwrap().id, "n");

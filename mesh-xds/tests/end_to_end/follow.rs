@@ -8,6 +8,7 @@ use mesh_xds::client::{AdsClient, Candidate, Change, Names, Protocol};
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
 use mesh_xds::pb::envoy::config::core::v3::Node;
 use mesh_xds::pb::envoy::config::listener::v3::Listener;
+use mesh_xds::pb::envoy::service::status::v3::{ClientStatusRequest, ConfigStatus};
 use mesh_xds::server::{
     AdsServer, AllowAny, Authorization, Authorizer, Caller, Grant, Snapshot, SnapshotCache, SyncState,
 };
@@ -100,13 +101,14 @@ async fn a_restarted_server_sends_nothing_that_is_known() {
     let snapshot = Snapshot::builder().add(&cluster("a", "1")).unwrap().build();
     cache.set("n", snapshot);
     let running = serve(cache.clone(), AllowAny, port).await;
-    timeout(PATIENCE, async {
-        while running.server.client_count() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .unwrap();
+    // Nothing was sent, and yet an operator sees that it is in sync.
+    until(&running.server, &TypeUrl::CLUSTER, |s| s.responses == 0 && s.state() == SyncState::Synced).await;
+    let mut operator = operator(&running.server).await;
+    let shown = operator.fetch_client_status(ClientStatusRequest::default()).await.unwrap().into_inner();
+    let shown = &shown.config[0].generic_xds_configs[0];
+    assert_eq!(shown.config_status, i32::from(ConfigStatus::Synced));
+    let current = cache.get("n").unwrap().get(&TypeUrl::CLUSTER).unwrap().version();
+    assert_eq!(shown.version_info, current.to_string());
     cache.set("n", cache.get("n").unwrap().edit().add(&cluster("b", "1")).unwrap().build());
     let update = timeout(PATIENCE, clusters.next()).await.unwrap().unwrap();
     let names: Vec<_> = update.upserts.iter().map(|u| u.name.as_str()).collect();

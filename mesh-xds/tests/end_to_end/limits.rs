@@ -6,7 +6,10 @@ use std::time::Duration;
 use mesh_xds::TypeUrl;
 use mesh_xds::client::{AdsClient, ClientError, Names, Protocol};
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
-use mesh_xds::server::{AdsServer, AllowAny, ServerConfig, Snapshot, SnapshotCache};
+use mesh_xds::pb::envoy::config::core::v3::Node;
+use mesh_xds::server::{
+    AdsServer, AllowAny, Authorization, Authorizer, Caller, ServerConfig, Snapshot, SnapshotCache,
+};
 use tokio::time::{Instant, timeout};
 use tonic::Code;
 
@@ -26,6 +29,25 @@ async fn a_stream_that_says_nothing_is_ended() {
     let running = limited(|c| c.first_request_timeout = Duration::from_millis(50)).await;
     let mut silent = RawStream::open(channel(&running.uri).await).await.unwrap();
     assert_eq!(silent.end().await.code(), Code::DeadlineExceeded);
+}
+
+/// Never makes up its mind.
+struct Undecided;
+
+impl Authorizer for Undecided {
+    fn authorize<'a>(&'a self, _: &'a Caller, _: &'a Node) -> Authorization<'a> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn an_authorizer_that_takes_too_long_ends_the_stream() {
+    let mut config = ServerConfig::default();
+    config.authorization_timeout = Duration::from_millis(50);
+    let running = run(AdsServer::new(SnapshotCache::new(), Undecided, config), 0).await;
+    let mut stream = RawStream::clusters(channel(&running.uri).await, "n").await.unwrap();
+    assert_eq!(stream.end().await.code(), Code::Unavailable);
+    assert_eq!((running.server.client_count(), running.server.cache().groups().len()), (0, 0));
 }
 
 #[tokio::test]
@@ -80,16 +102,23 @@ async fn a_response_of_many_mebibytes_is_read() {
 
 #[tokio::test]
 async fn a_request_that_breaks_the_protocol_is_invalid() {
-    let running = limited(|c| c.rules.max_names = 2).await;
+    let running = limited(|c| {
+        c.rules.max_names = 2;
+        c.rules.max_name_bytes = 100;
+    })
+    .await;
     let nameless = clusters_of("");
     let mut typeless = clusters_of("n");
     typeless.type_url.clear();
     let mut many = clusters_of("n");
     many.resource_names_subscribe = ["a", "b", "c"].map(str::to_owned).into();
+    let mut long = clusters_of("n");
+    long.resource_names_subscribe = vec!["x".repeat(100)];
     for (request, code) in [
         (nameless, Code::InvalidArgument),
         (typeless, Code::InvalidArgument),
         (many, Code::ResourceExhausted),
+        (long, Code::ResourceExhausted),
     ] {
         let mut stream = RawStream::open(channel(&running.uri).await).await.unwrap();
         stream.ask(request);

@@ -9,6 +9,7 @@ use mesh_xds::pb::envoy::config::core::v3::Node;
 use mesh_xds::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints};
 use mesh_xds::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use mesh_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use mesh_xds::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use mesh_xds::server::{AdsServer, Authorizer, ServerConfig, SnapshotCache, TypeStatus};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -75,6 +76,18 @@ pub(crate) async fn until(server: &AdsServer, type_url: &TypeUrl, check: impl Fn
 
 pub(crate) async fn channel(uri: &str) -> Channel {
     Endpoint::from_shared(uri.to_owned()).unwrap().connect().await.unwrap()
+}
+
+/// An operator who asks the client status service of a server.
+pub(crate) async fn operator(server: &AdsServer) -> ClientStatusDiscoveryServiceClient<Channel> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let service = server.client_status();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(async move {
+        tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+    });
+    ClientStatusDiscoveryServiceClient::new(channel(&uri).await)
 }
 
 /// A Delta stream by hand: requests go in, whatever the server says comes out.

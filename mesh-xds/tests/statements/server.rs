@@ -265,6 +265,54 @@ fn s10_a_root_type_is_always_complete() {
 }
 
 #[test]
+fn s11_a_large_partial_response_goes_in_parts_each_answered_before_the_next() {
+    let mut tight = StreamRules::default();
+    tight.max_response_bytes = 1000;
+    let tight = Arc::new(tight);
+    let all: Vec<_> = (0..60).map(|n| format!("e{n:03}")).collect();
+    let wanted: Vec<_> = all.iter().map(String::as_str).collect();
+    let snapshot = |mark: u32| {
+        let add = |b: mesh_xds::server::SnapshotBuilder, (n, name): (usize, &&str)| {
+            let mark = if n == 59 { mark } else { 1 };
+            b.add(&endpoints(name, mark)).unwrap().add(&cluster(name, "1")).unwrap()
+        };
+        wanted.iter().enumerate().fold(Snapshot::builder(), add).build()
+    };
+    let mut server = Sotw::with_rules(snapshot(1), tight.clone());
+    server.ask(&EDS, &wanted, "");
+    let first = server.next().unwrap();
+    assert!(first.resources.len() < 30, "{}", first.resources.len());
+    assert_eq!(server.next(), None, "the answer to this part would be stale");
+    // A change does not wait, and is not said once more with its part.
+    server.set(snapshot(2));
+    let changed = server.next().unwrap();
+    assert_eq!(names(&changed), ["e059"]);
+    // A rejected part is answered too.
+    server.send(DiscoveryRequest {
+        type_url: EDS.to_string(),
+        resource_names: strings(&wanted),
+        response_nonce: changed.nonce.clone(),
+        error_detail: error("e059: no"),
+        ..Default::default()
+    });
+    // What is dropped in the meantime is not said.
+    let mut said: Vec<String> = names(&first).into_iter().map(str::to_owned).collect();
+    let second = server.next().unwrap();
+    said.extend(names(&second).into_iter().map(str::to_owned));
+    assert_eq!(server.next(), None);
+    server.ask(&EDS, &wanted[..59], &second.nonce);
+    let rest = server.drain(&|_| strings(&wanted[..59]));
+    assert!(!rest.is_empty());
+    said.extend(rest.iter().flat_map(names).map(str::to_owned));
+    said.sort();
+    assert_eq!(said, &all[..59], "each once");
+    // Clusters are whole however large they are.
+    let mut server = Sotw::with_rules(snapshot(1), tight);
+    server.ask(&CDS, &[], "");
+    assert_eq!(server.next().unwrap().resources.len(), 60);
+}
+
+#[test]
 fn s11_endpoints_are_partial_and_their_deletion_is_silent() {
     let mut server = Sotw::new(assignments(&[("a", 1), ("b", 1)]));
     let both = |_: &TypeUrl| strings(&["a", "b"]);

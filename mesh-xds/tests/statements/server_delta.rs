@@ -2,7 +2,7 @@
 
 use mesh_xds::TypeUrl;
 use mesh_xds::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use mesh_xds::server::Snapshot;
+use mesh_xds::server::{Snapshot, SyncState};
 
 use crate::support::*;
 
@@ -100,6 +100,100 @@ fn s15_a_client_that_comes_back_hears_only_what_changed() {
         ..Default::default()
     });
     assert_eq!(names(&server.next().unwrap()), ["a"]);
+}
+
+#[test]
+fn a_client_that_came_back_with_everything_is_in_sync() {
+    let snapshot = || clusters(&[("a", "1"), ("b", "1")]);
+    let version = |name: &str| snapshot().get(&CDS).unwrap().get(name).unwrap().version().to_string();
+    let back = |have: &[&str], subscribe: &[&str], unsubscribe: &[&str]| DeltaDiscoveryRequest {
+        type_url: CDS.to_string(),
+        initial_resource_versions: have.iter().map(|name| ((*name).to_owned(), version(name))).collect(),
+        resource_names_subscribe: strings(subscribe),
+        resource_names_unsubscribe: strings(unsubscribe),
+        ..Default::default()
+    };
+    let status = |server: &Delta| server.0.status().next().unwrap().1.clone();
+    for names in [&[][..], &["a"], &["*", "a"]] {
+        let mut server = Delta::new(snapshot());
+        server.send(back(&["a", "b"], names, &[]));
+        assert_eq!(status(&server).state(), SyncState::NotSent, "nothing was compared yet");
+        assert_eq!(server.next(), None);
+        let now = status(&server);
+        assert_eq!((now.state(), now.came_back_current), (SyncState::Synced, true), "{names:?}");
+        // What was never sent is not said to be sent or acknowledged; what the client has is known.
+        assert_eq!(
+            (now.nonce_sent.as_str(), now.nonce_acked.as_str(), now.version_sent.as_str()),
+            ("", "", "")
+        );
+        assert_eq!(now.version_acked, snapshot().get(&CDS).unwrap().version().to_string());
+        assert_eq!((now.responses, now.sent_at, now.acked_at), (0, None, None));
+        // From the first response on, answers decide.
+        server.set(clusters(&[("a", "2"), ("b", "1")]));
+        let response = server.next().unwrap();
+        assert_eq!(status(&server).state(), SyncState::Stale);
+        server.ack(&response);
+        assert_eq!(status(&server).state(), SyncState::Synced);
+    }
+    // Without a snapshot nobody knows what would be current.
+    let mut waiting = Delta(mesh_xds::server::DeltaStream::new(rules()));
+    waiting.send(back(&["a", "b"], &[], &[]));
+    assert_eq!((waiting.next(), status(&waiting).state()), (None, SyncState::NotSent));
+    // Nor where the snapshot does not speak of the type.
+    let mut silent = Delta::new(Snapshot::builder().build());
+    silent.send(back(&["a", "b"], &[], &[]));
+    assert_eq!((silent.next(), status(&silent).state()), (None, SyncState::NotSent));
+    // Who asks for nothing is ignored, whatever it has.
+    let mut nothing = Delta::new(snapshot());
+    nothing.send(back(&["a"], &["*"], &["*"]));
+    assert_eq!((nothing.next(), status(&nothing).state()), (None, SyncState::Ignored));
+    // Who lacks something has to acknowledge it.
+    let mut behind = Delta::new(snapshot());
+    behind.send(back(&["a"], &[], &[]));
+    assert_eq!(names(&behind.next().unwrap()), ["b"]);
+    assert_eq!(status(&behind).state(), SyncState::Stale);
+}
+
+#[test]
+fn a_client_that_came_back_with_what_is_about_to_go_is_not_in_sync() {
+    let before = Snapshot::builder().add(&cluster("old", "1")).unwrap().build();
+    let after = || {
+        let snapshot = Snapshot::builder().with_type(CDS).add(&listener("l", "1")).unwrap();
+        snapshot.build()
+    };
+    let mut server = Delta::new(after());
+    // Listeners are asked for and not answered yet, so the removal waits.
+    server.subscribe(&TypeUrl::LISTENER, &[]);
+    let version = before.get(&CDS).unwrap().get("old").unwrap().version().to_string();
+    server.send(DeltaDiscoveryRequest {
+        type_url: CDS.to_string(),
+        initial_resource_versions: [("old".to_owned(), version)].into(),
+        ..Default::default()
+    });
+    let listeners = server.next().unwrap();
+    assert_eq!((&listeners.type_url, server.next()), (&TypeUrl::LISTENER, None));
+    let state = |server: &Delta| server.0.status().find(|(t, _)| **t == CDS).unwrap().1.state();
+    assert_eq!(state(&server), SyncState::NotSent, "it has a cluster that is gone");
+    server.ack(&listeners);
+    let clusters = server.next().unwrap();
+    assert_eq!(removed(&clusters), ["old"]);
+    server.ack(&clusters);
+    assert_eq!(state(&server), SyncState::Synced);
+}
+
+#[test]
+fn in_state_of_the_world_whoever_comes_back_is_answered() {
+    let mut server = Sotw::new(clusters(&[("a", "1")]));
+    server.send(mesh_xds::pb::envoy::service::discovery::v3::DiscoveryRequest {
+        type_url: CDS.to_string(),
+        version_info: clusters(&[("a", "1")]).get(&CDS).unwrap().version().to_string(),
+        ..Default::default()
+    });
+    let response = server.next().unwrap();
+    let state = |server: &Sotw| server.0.status().next().unwrap().1.state();
+    assert_eq!(state(&server), SyncState::Stale, "a version says nothing about names");
+    server.ask(&CDS, &[], &response.nonce);
+    assert_eq!(state(&server), SyncState::Synced);
 }
 
 #[test]

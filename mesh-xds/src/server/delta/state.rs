@@ -45,6 +45,8 @@ pub(super) struct DeltaType {
     /// Removals that wait for listeners and routes.
     held: BTreeSet<Arc<str>>,
     heartbeats: Heartbeats,
+    /// How many bytes the names of `entries` take, as of the last request.
+    name_bytes: usize,
     /// The wildcard's first answer is sent even when it is empty.
     answer_due: bool,
     resumed: bool,
@@ -136,6 +138,7 @@ impl DeltaType {
                 self.dirty.retain(|name| entries.contains_key(name));
             }
         }
+        self.name_bytes = self.entries.keys().map(|name| name.len()).sum();
         self.status.wildcard = self.wildcard;
         self.status.names = self.entries.values().filter(|e| e.explicit).count();
         self.entries.len()
@@ -278,8 +281,19 @@ impl TypeState for DeltaType {
         &mut self.status
     }
 
+    fn name_bytes(&self) -> usize {
+        self.name_bytes
+    }
+
     fn is_settled(&self, current: &Arc<TypeSnapshot>) -> bool {
         self.status.is_settled() && !self.is_pending(current)
+    }
+
+    /// Everything was compared, and nothing has to be said now or later.
+    fn came_back_current(&self, current: &Arc<TypeSnapshot>) -> bool {
+        let compared = self.base.as_ref().is_some_and(|base| Arc::ptr_eq(base, current));
+        let subscribed = self.wildcard || self.entries.values().any(|entry| entry.explicit);
+        compared && subscribed && self.held.is_empty() && !self.is_pending(current)
     }
 
     fn evaluate(&mut self, with: &Evaluation<'_>) -> Option<Found> {
