@@ -25,7 +25,7 @@ mod watch;
 
 pub use self::core::{ClientCore, ClientRequest, ClientResponse, Delivery, Lapse, LapseReason, Received};
 pub use backoff::Backoff;
-pub use state::{Rejection, ResourceState, ResourceStatus};
+pub use state::{RejectedVersion, Rejection, ResourceState, ResourceStatus};
 pub use subscription::{Names, Protocol};
 pub use warming::{Candidate, Change, Follow, MAX_HOLD, Warming};
 

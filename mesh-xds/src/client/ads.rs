@@ -94,7 +94,7 @@ pub struct ConnectionState {
     pub connected: bool,
     /// The server of the newest attempt.
     pub server: String,
-    /// How many streams were opened.
+    /// How many streams were opened: the server answered, or the stream proved good without.
     pub streams: u64,
     /// Why the last stream or attempt ended.
     pub last_error: Option<ClientError>,
@@ -120,8 +120,9 @@ pub struct AdsClientBuilder {
 }
 
 impl AdsClientBuilder {
-    /// Adds a server: `http://host:port`, `https://host:port` or `unix:///path`. With several, each failure moves on to
-    /// the next one.
+    /// Adds a server: `http://host:port`, `https://host:port` or `unix:///path`. With several, an attempt that fails, or
+    /// a stream that ends before it proved good, moves on to the next one; after a good stream its server is tried again
+    /// first. After the last one comes the first. A server that works is not left for an earlier one.
     #[must_use]
     pub fn server(mut self, uri: impl Into<String>) -> Self {
         self.servers.push(uri.into());
@@ -283,7 +284,7 @@ impl AdsClient {
         self.connection.clone()
     }
 
-    /// The state of every resource that was asked for, by type and name.
+    /// The state of every resource that was asked for, by type and name. Cancel safe.
     ///
     /// # Errors
     /// [`ClientError::Stopped`] when the client's task is gone.

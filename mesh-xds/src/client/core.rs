@@ -6,6 +6,7 @@ mod sotw;
 mod types;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use prost_types::Any;
@@ -29,8 +30,8 @@ pub enum ClientRequest {
     Sotw(Box<DiscoveryRequest>),
 }
 
-/// A response that was received.
-#[derive(Debug, Clone, PartialEq)]
+/// A response that was received. Its `Debug` form leaves the resources out: they may be private keys.
+#[derive(Clone, PartialEq)]
 pub enum ClientResponse {
     /// On a Delta stream.
     Delta(Box<DeltaDiscoveryResponse>),
@@ -38,8 +39,22 @@ pub enum ClientResponse {
     Sotw(Box<DiscoveryResponse>),
 }
 
-/// One resource of a delivery, not yet decoded.
-#[derive(Debug, Clone, PartialEq)]
+impl fmt::Debug for ClientResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, type_url, nonce, resources) = match self {
+            Self::Delta(r) => ("Delta", &r.type_url, &r.nonce, r.resources.len()),
+            Self::Sotw(r) => ("Sotw", &r.type_url, &r.nonce, r.resources.len()),
+        };
+        f.debug_struct(kind)
+            .field("type", type_url)
+            .field("nonce", nonce)
+            .field("resources", &resources)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One resource of a delivery, not yet decoded. Its `Debug` form leaves the content out: it may be a private key.
+#[derive(Clone, PartialEq)]
 pub struct Received {
     /// Its name.
     pub name: String,
@@ -51,6 +66,18 @@ pub struct Received {
     pub unchanged: bool,
     ttl: Option<Duration>,
     content: u64,
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("bytes", &self.resource.value.len())
+            .field("unchanged", &self.unchanged)
+            .field("ttl", &self.ttl)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What one response brought. It has to be decided with [`ClientCore::decide`], which is what acknowledges it.

@@ -63,6 +63,19 @@ struct Runner {
     state: watch::Sender<ConnectionState>,
 }
 
+/// What speaks for a stream.
+#[derive(Debug, Default)]
+struct Proof {
+    /// When it is a good one although nothing came on it.
+    due: Option<Instant>,
+    /// Whether it is.
+    proven: bool,
+    /// Whether it is counted as opened.
+    opened: bool,
+    /// Whether a response came.
+    answered: bool,
+}
+
 /// Why a stream is no longer used.
 enum End {
     /// Nobody holds the client any more.
@@ -175,28 +188,47 @@ impl Runner {
         let (out, requests) = mpsc::unbounded_channel();
         self.core.connected();
         self.flush(&out);
-        // Some servers answer with headers only when they have something to say, so commands are served meanwhile.
-        let opening = open(self.settings.clone(), target.clone(), self.core.protocol(), requests);
-        tokio::pin!(opening);
-        let opened = loop {
+        let mut proof = Proof::default();
+        let connecting = connect(self.settings.clone(), target.clone());
+        let channel = match self.meanwhile(connecting, &out, &mut proof).await {
+            Some(Ok(channel)) => channel,
+            Some(Err(error)) => return End::Failed { error, proven: false },
+            None => return End::Released,
+        };
+        // Some servers answer with headers only when they have something to say. To a client that has everything that may
+        // be never, and yet the stream is a good one.
+        proof.due = Some(Instant::now() + PROVEN_AFTER);
+        let opening = open(self.settings.clone(), channel, target.clone(), self.core.protocol(), requests);
+        let mut inbound = match self.meanwhile(opening, &out, &mut proof).await {
+            Some(Ok(inbound)) => inbound,
+            Some(Err(error)) => return End::Failed { error, proven: proof.proven },
+            None => return End::Released,
+        };
+        if !std::mem::replace(&mut proof.opened, true) {
+            self.state.send_modify(|state| state.streams += 1);
+        }
+        self.exchange(&mut inbound, &out, target, proof).await
+    }
+
+    /// Awaits a step towards an open stream, serving commands; `None` when nobody holds the client any more.
+    async fn meanwhile<T>(
+        &mut self,
+        step: impl Future<Output = T>,
+        out: &mpsc::UnboundedSender<ClientRequest>,
+        proof: &mut Proof,
+    ) -> Option<T> {
+        tokio::pin!(step);
+        loop {
             let timer = self.timer();
             tokio::select! {
                 biased;
-                command = self.inbox.recv() => match command {
-                    Some(command) => self.command(command),
-                    None => return End::Released,
-                },
-                opened = &mut opening => break opened,
+                command = self.inbox.recv() => self.command(command?),
+                done = &mut step => return Some(done),
                 () = at(timer) => self.lapse(),
+                () = at(proof.due), if !proof.proven => self.prove(proof, None),
             }
-            self.flush(&out);
-        };
-        let mut inbound = match opened {
-            Ok(inbound) => inbound,
-            Err(error) => return End::Failed { error, proven: false },
-        };
-        self.state.send_modify(|state| state.streams += 1);
-        self.exchange(&mut inbound, &out, target).await
+            self.flush(out);
+        }
     }
 
     fn flush(&mut self, out: &mpsc::UnboundedSender<ClientRequest>) {
@@ -212,9 +244,8 @@ impl Runner {
         inbound: &mut Inbound,
         out: &mpsc::UnboundedSender<ClientRequest>,
         target: &Target,
+        mut proof: Proof,
     ) -> End {
-        let mut proven = false;
-        let proven_at = Instant::now() + PROVEN_AFTER;
         loop {
             self.flush(out);
             let room = self.core.undecided() < MAX_UNDECIDED;
@@ -227,29 +258,32 @@ impl Runner {
                 },
                 message = inbound.next(), if room => match message {
                     Ok(Some(response)) => {
-                        if !std::mem::replace(&mut proven, true) {
-                            self.prove(Some(response.control_plane()));
+                        if !proof.answered {
+                            proof.answered = true;
+                            self.prove(&mut proof, Some(response.control_plane()));
                         }
                         self.deliver(response);
                     }
                     Ok(None) => {
                         let error = stream_error(target, &Status::ok("the server closed the stream"));
-                        return End::Failed { error, proven };
+                        return End::Failed { error, proven: proof.proven };
                     }
-                    Err(status) => return End::Failed { error: stream_error(target, &status), proven },
+                    Err(status) => {
+                        return End::Failed { error: stream_error(target, &status), proven: proof.proven };
+                    }
                 },
                 () = at(timer) => self.lapse(),
-                () = sleep_until(proven_at), if !proven => {
-                    proven = true;
-                    self.prove(None);
-                }
+                () = at(proof.due), if !proof.proven => self.prove(&mut proof, None),
             }
         }
     }
 
-    fn prove(&self, control_plane: Option<String>) {
+    fn prove(&self, proof: &mut Proof, control_plane: Option<String>) {
+        proof.proven = true;
+        let unseen = !std::mem::replace(&mut proof.opened, true);
         self.state.send_modify(|state| {
             state.connected = true;
+            state.streams += u64::from(unseen);
             if let Some(control_plane) = control_plane {
                 state.control_plane = control_plane;
             }
@@ -341,14 +375,14 @@ mod requests {
     }
 }
 
-/// Connects and opens a stream of the given kind.
+/// Opens a stream of the given kind.
 async fn open(
     settings: Settings,
+    channel: Channel,
     target: Target,
     protocol: Protocol,
     requests: mpsc::UnboundedReceiver<ClientRequest>,
 ) -> Result<Inbound, ClientError> {
-    let channel = connect(&settings, &target).await?;
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(settings.max_response_bytes);
     let requests = Requests(UnboundedReceiverStream::new(requests));
@@ -370,14 +404,14 @@ async fn open(
     }
 }
 
-async fn connect(settings: &Settings, target: &Target) -> Result<Channel, ClientError> {
+async fn connect(settings: Settings, target: Target) -> Result<Channel, ClientError> {
     let error = |message: String| ClientError::Connect { target: target.to_string(), message };
     let endpoint = Endpoint::from_shared(format!("http://{}", target.authority()))
         .map_err(|e| error(e.to_string()))?
         .http2_keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1)
         .keep_alive_while_idle(true);
-    let (connector, target) = (settings.connector.clone(), target.clone());
+    let (connector, target) = (settings.connector, target.clone());
     let service = tower::service_fn(move |_| {
         let connecting = connector.connect(target.clone());
         async move { Ok::<_, io::Error>(TokioIo::new(connecting.await?)) }

@@ -40,6 +40,17 @@ pub struct Rejection {
     pub reason: String,
 }
 
+/// The newest version of a resource, which was rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedVersion {
+    /// Why.
+    pub reason: String,
+    /// Its version; that of the whole response where the resource has none of its own.
+    pub version: String,
+    /// When it was rejected, on the client's clock.
+    pub at: Duration,
+}
+
 /// One resource of one type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceState {
@@ -49,8 +60,8 @@ pub struct ResourceState {
     pub version: String,
     /// When the version in use was accepted, on the client's clock.
     pub accepted_at: Option<Duration>,
-    /// Why the newest version was rejected, which version that was, and when.
-    pub error: Option<(String, String, Duration)>,
+    /// The newest version, if it was rejected; the version in use may be an earlier one.
+    pub error: Option<RejectedVersion>,
     /// Hash of the bytes in use, to tell an unchanged State-of-the-World resource.
     pub(super) content: Option<u64>,
     pub(super) requested_at: Option<Duration>,

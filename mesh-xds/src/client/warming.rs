@@ -12,6 +12,7 @@ mod references;
 mod slot;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ use slot::{Slot, Waiting};
 /// How long listeners and routes are held back for new clusters once the first configuration is complete.
 pub const MAX_HOLD: Duration = Duration::from_secs(2);
 
-/// A resource that is offered for acceptance, decoded.
-#[derive(Debug, Clone, Copy)]
+/// A resource that is offered for acceptance, decoded. Of a secret the `Debug` form says the name only.
+#[derive(Clone, Copy)]
 pub enum Candidate<'a> {
     /// From CDS.
     Cluster(&'a Cluster),
@@ -45,8 +46,20 @@ pub enum Candidate<'a> {
     Secret(&'a Secret),
 }
 
-/// What is to be applied, in this order.
-#[derive(Debug, Clone, PartialEq)]
+impl fmt::Debug for Candidate<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster(cluster) => f.debug_tuple("Cluster").field(cluster).finish(),
+            Self::Endpoints(endpoints) => f.debug_tuple("Endpoints").field(endpoints).finish(),
+            Self::Listener(listener) => f.debug_tuple("Listener").field(listener).finish(),
+            Self::Routes(routes) => f.debug_tuple("Routes").field(routes).finish(),
+            Self::Secret(secret) => f.debug_tuple("Secret").field(&secret.name).finish(),
+        }
+    }
+}
+
+/// What is to be applied, in this order. Of a secret the `Debug` form says the name only.
+#[derive(Clone, PartialEq)]
 pub enum Change {
     /// A cluster is new, or its definition changed, and it is warm.
     Cluster {
@@ -78,6 +91,29 @@ pub enum Change {
     ListenerRemoved(String),
     /// A cluster is gone.
     ClusterRemoved(String),
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster { cluster, endpoints } => {
+                let mut shown = f.debug_struct("Cluster");
+                shown.field("cluster", cluster).field("endpoints", endpoints).finish()
+            }
+            Self::Endpoints { clusters, endpoints } => {
+                let mut shown = f.debug_struct("Endpoints");
+                shown.field("clusters", clusters).field("endpoints", endpoints).finish()
+            }
+            Self::Listener { listener, routes } => {
+                let mut shown = f.debug_struct("Listener");
+                shown.field("listener", listener).field("routes", routes).finish()
+            }
+            Self::Routes(routes) => f.debug_tuple("Routes").field(routes).finish(),
+            Self::Secret(secret) => f.debug_tuple("Secret").field(&secret.name).finish(),
+            Self::ListenerRemoved(name) => f.debug_tuple("ListenerRemoved").field(name).finish(),
+            Self::ClusterRemoved(name) => f.debug_tuple("ClusterRemoved").field(name).finish(),
+        }
+    }
 }
 
 /// What to subscribe to as a consequence.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::resource::{self, Resource};
+use crate::resource::{self, Resource, TypeUrl};
 
 use super::core::{Delivery, Lapse, LapseReason};
 use super::run::Command;
@@ -21,8 +21,8 @@ pub(super) enum Event {
     Lapse(Lapse),
 }
 
-/// A new or changed resource.
-#[derive(Debug, Clone, PartialEq)]
+/// A new or changed resource. Of a secret the `Debug` form leaves the content out.
+#[derive(Clone, PartialEq)]
 pub struct Upsert<T> {
     /// Its name.
     pub name: String,
@@ -32,6 +32,17 @@ pub struct Upsert<T> {
     pub resource: Arc<T>,
     /// Whether the version in use is this one already: the server said it again.
     pub unchanged: bool,
+}
+
+impl<T: Resource + fmt::Debug> fmt::Debug for Upsert<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Upsert");
+        shown.field("name", &self.name).field("version", &self.version).field("unchanged", &self.unchanged);
+        if T::TYPE == TypeUrl::SECRET {
+            return shown.finish_non_exhaustive();
+        }
+        shown.field("resource", &self.resource).finish()
+    }
 }
 
 /// The resources of one type, as they come. Dropping it ends the subscription.
@@ -88,7 +99,6 @@ impl<T: Resource> fmt::Debug for Watch<T> {
 ///
 /// Reject what cannot be used, then [`accept`](Self::accept) the rest. An update that is dropped undecided is rejected
 /// as a whole.
-#[derive(Debug)]
 pub struct Update<T> {
     /// New and changed resources.
     pub upserts: VecDeque<Upsert<T>>,
@@ -152,6 +162,17 @@ impl<T> Update<T> {
             let rejections = std::mem::take(&mut self.rejections);
             let _ = commands.send(Command::Decide { id, rejections });
         }
+    }
+}
+
+impl<T: Resource + fmt::Debug> fmt::Debug for Update<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Update")
+            .field("upserts", &self.upserts)
+            .field("removed", &self.removed)
+            .field("lapse", &self.lapse)
+            .field("rejections", &self.rejections)
+            .finish_non_exhaustive()
     }
 }
 

@@ -7,11 +7,19 @@ use std::time::Duration;
 
 use mesh_xds::client::{AdsClient, Connector, Io, Names, Target};
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
+use mesh_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use mesh_xds::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
 use mesh_xds::server::{AdsServer, AllowAny, ServerConfig, Snapshot, SnapshotCache};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::support::*;
 
@@ -23,9 +31,9 @@ struct Network {
 }
 
 impl Network {
-    fn serve(&mut self, port: u16, server: &AdsServer) {
+    fn serve(&mut self, port: u16, routes: Routes) {
         let (connections, inbox) = mpsc::unbounded_channel();
-        let router = tonic::transport::Server::builder().add_routes(server.routes());
+        let router = tonic::transport::Server::builder().add_routes(routes);
         tokio::spawn(router.serve_with_incoming(UnboundedReceiverStream::new(inbox)));
         self.servers.insert(port, connections);
     }
@@ -87,7 +95,7 @@ async fn a_server_with_nothing_new_to_say_is_a_good_one() {
     config.max_stream_age = Some(Duration::from_secs(60));
     let server = AdsServer::new(cache, AllowAny, config);
     let mut network = Network::default();
-    network.serve(1, &server);
+    network.serve(1, server.routes());
     let client = client(&network);
     let mut clusters = client.watch::<Cluster>(Names::all());
     clusters.next().await.unwrap().accept();
@@ -106,4 +114,45 @@ async fn a_server_with_nothing_new_to_say_is_a_good_one() {
     }
     assert!(connected > 500, "connected in {connected} of 600 seconds");
     assert_eq!(client.connection().borrow().streams as usize, attempts.len());
+}
+
+/// Answers with headers only together with a first response, which never comes; ends each stream after a minute.
+struct Taciturn;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Taciturn {
+    type StreamAggregatedResourcesStream = tokio_stream::Pending<Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = tokio_stream::Pending<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("Delta only"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        sleep(Duration::from_secs(60)).await;
+        Err(Status::unavailable("a minute is over"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_not_even_headers_to_send_is_a_good_one() {
+    let mut network = Network::default();
+    network.serve(1, Routes::new(AggregatedDiscoveryServiceServer::new(Taciturn)));
+    let client = client(&network);
+    let _watch = client.watch::<Cluster>(Names::all());
+    sleep(Duration::from_secs(4)).await;
+    assert!(!client.connection().borrow().connected, "not yet");
+    sleep(Duration::from_secs(2)).await;
+    let state = client.connection().borrow().clone();
+    assert!(state.connected && state.streams == 1, "{state:?}");
+    sleep(Duration::from_secs(600)).await;
+    let attempts = network.attempts();
+    assert!(attempts.iter().all(|(_, port)| *port == 1), "nothing is wrong with the first: {attempts:?}");
+    assert!((10..=12).contains(&attempts.len()), "no backing off: {attempts:?}");
 }

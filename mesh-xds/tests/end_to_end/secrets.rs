@@ -1,6 +1,6 @@
 //! Secrets over ADS, with everything else.
 
-use mesh_xds::client::{AdsClient, Candidate, Change, Configuration, Protocol};
+use mesh_xds::client::{AdsClient, Candidate, Change, Configuration, Names, Protocol};
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
 use mesh_xds::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use mesh_xds::pb::envoy::config::core::v3::{
@@ -102,4 +102,17 @@ async fn a_cluster_waits_for_its_secret_by_delta() {
 #[tokio::test]
 async fn a_cluster_waits_for_its_secret_by_state_of_the_world() {
     waits_for_its_secret(Protocol::Sotw).await;
+}
+
+#[tokio::test]
+async fn a_watched_secret_is_not_in_debug_output() {
+    let cache = SnapshotCache::new();
+    cache.set("n", Snapshot::builder().add(&certificate("hunter2")).unwrap().build());
+    let running = serve(cache, AllowAny, 0).await;
+    let client = AdsClient::builder(node("n")).server(&running.uri).start().unwrap();
+    let mut watch = client.watch::<Secret>(Names::of(["certificate"]));
+    let update = timeout(PATIENCE, watch.next()).await.unwrap().unwrap();
+    let text = format!("{update:?}");
+    assert!(text.contains("certificate") && !text.contains("hunter2"), "{text}");
+    update.accept();
 }

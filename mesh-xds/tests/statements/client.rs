@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use mesh_xds::client::{
     Backoff, Change, ClientCore, ClientRequest, ClientResponse, Delivery, Lapse, LapseReason, Names,
-    Protocol, Rejection, ResourceStatus, Warming,
+    Protocol, RejectedVersion, Rejection, ResourceStatus, Warming,
 };
 use mesh_xds::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as Wrapper,
 };
 use mesh_xds::{Any, Resource, TypeUrl};
+use prost::Message as _;
 
 use crate::support::*;
 
@@ -163,7 +164,38 @@ fn s25_a_nack_keeps_the_previous_version_and_says_why() {
         let (_, resources) = client.core.resources().find(|(t, _)| **t == CDS).unwrap();
         let state = &resources["a"];
         assert_eq!((state.status, state.version.as_str()), (ResourceStatus::Nacked, "v1"));
-        assert_eq!(state.error.as_ref().unwrap().0, "connect_timeout is missing");
+        assert_eq!(state.error.as_ref().unwrap().reason, "connect_timeout is missing");
+    }
+}
+
+#[test]
+fn a_client_knows_what_it_uses_since_when_and_what_it_rejected() {
+    for protocol in BOTH {
+        let mut client = Client::connected(protocol);
+        let good = client.says(&CDS, vec![cluster("a", "1").to_any()]).unwrap();
+        let accepted_at = NOW + Duration::from_secs(3);
+        client.core.decide(accepted_at, good.id, Vec::new());
+        let bad = client.says(&CDS, vec![cluster("a", "2").to_any()]).unwrap();
+        let rejected_at = NOW + Duration::from_secs(7);
+        let reject = |reason: &str| vec![Rejection { name: "a".to_owned(), reason: reason.to_owned() }];
+        client.core.decide(rejected_at, bad.id, reject("no"));
+        let state = |client: &Client| client.core.resources().next().unwrap().1["a"].clone();
+        let nacked = state(&client);
+        assert_eq!((nacked.version.as_str(), nacked.accepted_at), ("v1", Some(accepted_at)));
+        let rejected = RejectedVersion { reason: "no".to_owned(), version: "v2".to_owned(), at: rejected_at };
+        assert_eq!(nacked.error, Some(rejected));
+        // What is bad on its face is known as well as what the consumer rejects.
+        let wrong = Any { type_url: EDS.to_string(), value: cluster("a", "3").encode_to_vec() };
+        assert_eq!(client.says(&CDS, vec![wrong]), None);
+        let error = state(&client).error.unwrap();
+        assert_eq!((error.version.as_str(), error.at), ("v3", client.now));
+        assert!(error.reason.starts_with("is a "), "{error:?}");
+        // The next good version ends it.
+        let good = client.says(&CDS, vec![cluster("a", "4").to_any()]).unwrap();
+        client.core.decide(rejected_at + Duration::from_secs(1), good.id, Vec::new());
+        let acked = state(&client);
+        assert_eq!((acked.version.as_str(), acked.error), ("v4", None));
+        assert_eq!(acked.accepted_at, Some(rejected_at + Duration::from_secs(1)));
     }
 }
 

@@ -3,16 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_xds::Any;
-use mesh_xds::client::{Change, Warming};
+use mesh_xds::client::{Candidate, Change, ClientCore, ClientResponse, Names, Protocol, Warming};
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
 use mesh_xds::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use mesh_xds::pb::envoy::config::core::v3::{ConfigSource, TransportSocket, transport_socket};
+use mesh_xds::pb::envoy::config::core::v3::{
+    ConfigSource, DataSource, TransportSocket, data_source, transport_socket,
+};
 use mesh_xds::pb::envoy::config::listener::v3::{FilterChain, Listener};
 use mesh_xds::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use mesh_xds::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, Secret, UpstreamTlsContext,
+    CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, Secret, TlsCertificate, UpstreamTlsContext,
+    secret,
 };
+use mesh_xds::server::{EncodedResource, Snapshot};
+use mesh_xds::{Any, TypeUrl};
 
 use crate::support::*;
 
@@ -149,4 +153,53 @@ fn secrets_from_elsewhere_and_unfollowed_ones_are_not_waited_for() {
     let mut warming = Warming::new();
     let over_ads = tls_cluster(cluster("c", "1"), tls("cert", "roots"));
     assert_eq!(words(&warming.on_clusters(NOW, vec![over_ads], &[])), ["cluster 1"]);
+}
+
+#[test]
+fn a_private_key_is_in_no_debug_output() {
+    let key = DataSource {
+        specifier: Some(data_source::Specifier::InlineString("hunter2".to_owned())),
+        ..Default::default()
+    };
+    let certificate = TlsCertificate { private_key: Some(key), ..Default::default() };
+    let secret = Secret { name: "mine".to_owned(), r#type: Some(secret::Type::TlsCertificate(certificate)) };
+    let encoded = Arc::new(EncodedResource::new(&secret).unwrap());
+    let mut builder = Snapshot::builder();
+    builder.insert(encoded.clone());
+    let snapshot = builder.build();
+    let mut shown = vec![
+        format!("{:?}", Candidate::Secret(&secret)),
+        format!("{:?}", Change::Secret(Arc::new(secret))),
+        format!("{encoded:?} {snapshot:?}"),
+    ];
+    // On its way from a server to a client, in both variants.
+    for protocol in [Protocol::Delta, Protocol::Sotw] {
+        let mut client = ClientCore::new(protocol, node());
+        client.watch(&TypeUrl::SECRET, Names::of(["mine"]));
+        client.connected();
+        client.next_request(NOW).unwrap();
+        let response = match protocol {
+            Protocol::Delta => {
+                let mut server = Delta::new(snapshot.clone());
+                server.subscribe(&TypeUrl::SECRET, &["mine"]);
+                let response = server.next().unwrap();
+                shown.push(format!("{response:?} {server:?}", server = server.0));
+                ClientResponse::Delta(Box::new(response.to_delta("")))
+            }
+            Protocol::Sotw => {
+                let mut server = Sotw::new(snapshot.clone());
+                server.ask(&TypeUrl::SECRET, &["mine"], "");
+                let response = server.next().unwrap();
+                shown.push(format!("{response:?} {server:?}", server = server.0));
+                ClientResponse::Sotw(Box::new(response.to_sotw("")))
+            }
+        };
+        shown.push(format!("{response:?} mine"));
+        shown.push(format!("{:?}", client.on_response(NOW, response).unwrap()));
+    }
+    // As text, and as the numbers in which bytes are shown.
+    for text in shown {
+        assert!(text.contains("mine"), "{text}");
+        assert!(!text.contains("hunter2") && !text.contains("104, 117, 110, 116, 101, 114, 50"), "{text}");
+    }
 }

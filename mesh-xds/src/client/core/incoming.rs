@@ -8,7 +8,7 @@ use prost_types::Any;
 use crate::client::state::Rejection;
 use crate::resource::{TypeUrl, peek_name};
 
-use super::types::{Answer, Pending, TypeState};
+use super::types::{Answer, Bad, Pending, TypeState};
 use super::{ClientCore, Delivery, Received};
 
 /// Stands for the name of a resource whose name cannot be read.
@@ -87,7 +87,7 @@ struct Sorted {
     /// Every name in the response.
     names: Vec<String>,
     good: Vec<Received>,
-    bad: Vec<Rejection>,
+    bad: Vec<Bad>,
 }
 
 impl Sorted {
@@ -102,7 +102,7 @@ impl Sorted {
     ) {
         let Item { name, version, ttl, resource } = match item {
             Ok(item) => item,
-            Err(reason) => return self.reject(UNNAMED.to_owned(), reason),
+            Err(reason) => return self.reject(UNNAMED.to_owned(), reason, None),
         };
         let Some(resource) = resource else {
             let known = state.resources.get_mut(&name);
@@ -114,7 +114,7 @@ impl Sorted {
         let name = if name.is_empty() { peek_name(type_url, &resource.value) } else { Ok(name) };
         let name = match name {
             Ok(name) => name,
-            Err(error) => return self.reject(UNNAMED.to_owned(), error.to_string()),
+            Err(error) => return self.reject(UNNAMED.to_owned(), error.to_string(), version),
         };
         self.names.push(name.clone());
         if !state.wanted.contains(&name) {
@@ -122,7 +122,7 @@ impl Sorted {
         }
         if resource.type_url != type_url.as_str() {
             let reason = format!("is a {:?} in a response for {type_url}", resource.type_url);
-            return self.reject(name, reason);
+            return self.reject(name, reason, version);
         }
         let content = twox_hash::XxHash64::oneshot(0, &resource.value);
         let unchanged = !open.contains(&name) && state.is_unchanged(&name, version.as_deref(), content);
@@ -130,8 +130,8 @@ impl Sorted {
         self.good.push(Received { name, version, resource, unchanged, ttl, content });
     }
 
-    fn reject(&mut self, name: String, reason: String) {
-        self.bad.push(Rejection { name, reason });
+    fn reject(&mut self, name: String, reason: String, version: Option<String>) {
+        self.bad.push((Rejection { name, reason }, version));
     }
 
     /// Two resources of one name in one response: nothing in it can be trusted.
@@ -141,11 +141,12 @@ impl Sorted {
         let mut seen = BTreeSet::new();
         let twice: BTreeSet<_> = self.names.iter().filter(|name| !seen.insert(*name)).cloned().collect();
         if twice.is_empty() {
-            return !self.bad.iter().any(|r| r.name == UNNAMED);
+            return !self.bad.iter().any(|(r, _)| r.name == UNNAMED);
         }
         self.good.clear();
         for name in twice {
-            self.reject(name, "appears more than once in the response; the response is rejected".to_owned());
+            let reason = "appears more than once in the response; the response is rejected".to_owned();
+            self.reject(name, reason, None);
         }
         false
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::client::state::{Rejection, ResourceState, ResourceStatus};
+use crate::client::state::{RejectedVersion, Rejection, ResourceState, ResourceStatus};
 use crate::client::subscription::Names;
 use crate::pb::google::rpc::Status;
 
@@ -21,6 +21,9 @@ pub(super) struct Answer {
     pub(super) error: Option<Status>,
 }
 
+/// A resource that was rejected, and its version where it is known.
+pub(super) type Bad = (Rejection, Option<String>);
+
 /// A response that is not answered yet.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -31,8 +34,18 @@ pub(super) struct Pending {
     pub(super) offered: Vec<(String, String, u64, Option<Duration>)>,
     pub(super) removed: Vec<String>,
     /// Rejected before anybody was asked.
-    pub(super) bad: Vec<Rejection>,
+    pub(super) bad: Vec<Bad>,
     pub(super) decided: bool,
+}
+
+impl Pending {
+    /// The consumer's word about what was delivered.
+    fn reject(&mut self, rejections: &[Rejection]) {
+        for rejection in rejections {
+            let offered = self.offered.iter().find(|(name, ..)| *name == rejection.name);
+            self.bad.push((rejection.clone(), offered.map(|(_, version, ..)| version.clone())));
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -167,13 +180,13 @@ impl TypeState {
     pub(super) fn decide(&mut self, now: Duration, id: u64, rejections: &[Rejection]) -> bool {
         if let Some(at) = self.lost.iter().position(|p| p.id == id) {
             let mut pending = self.lost.remove(at);
-            pending.bad.extend_from_slice(rejections);
+            pending.reject(rejections);
             self.apply(now, pending);
             return true;
         }
         let Some(pending) = self.pending.iter_mut().find(|p| p.id == id && !p.decided) else { return false };
         pending.decided = true;
-        pending.bad.extend_from_slice(rejections);
+        pending.reject(rejections);
         while self.pending.front().is_some_and(|p| p.decided) {
             if let Some(pending) = self.pending.pop_front() {
                 self.settle(now, pending);
@@ -192,7 +205,7 @@ impl TypeState {
     fn apply(&mut self, now: Duration, pending: Pending) {
         let Pending { version: response_version, offered, removed, bad, .. } = pending;
         for (name, version, content, ttl) in offered {
-            if bad.iter().any(|r| r.name == name) || !self.wanted.contains(&name) {
+            if bad.iter().any(|(r, _)| r.name == name) || !self.wanted.contains(&name) {
                 continue;
             }
             let state = self.resources.entry(name).or_default();
@@ -211,11 +224,13 @@ impl TypeState {
                 self.resources.remove(&name);
             }
         }
-        for rejection in &bad {
-            if self.wanted.contains(&rejection.name) {
-                let state = self.resources.entry(rejection.name.clone()).or_default();
+        for (Rejection { name, reason }, version) in &bad {
+            if self.wanted.contains(name) {
+                let (reason, version) =
+                    (reason.clone(), version.as_ref().unwrap_or(&response_version).clone());
+                let state = self.resources.entry(name.clone()).or_default();
                 state.status = ResourceStatus::Nacked;
-                state.error = Some((rejection.reason.clone(), response_version.clone(), now));
+                state.error = Some(RejectedVersion { reason, version, at: now });
             }
         }
         if bad.is_empty() {
@@ -260,12 +275,12 @@ impl TypeState {
 }
 
 /// Names every bad resource, within a bound.
-fn nack(bad: &[Rejection]) -> Option<Status> {
+fn nack(bad: &[Bad]) -> Option<Status> {
     if bad.is_empty() {
         return None;
     }
     let mut message = String::new();
-    for Rejection { name, reason } in bad {
+    for (Rejection { name, reason }, _) in bad {
         if message.len() > MAX_NACK {
             message.push_str("; ...");
             break;
