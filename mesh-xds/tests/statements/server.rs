@@ -291,7 +291,7 @@ fn s11_a_large_partial_response_goes_in_parts_each_answered_before_the_next() {
     server.send(DiscoveryRequest {
         type_url: EDS.to_string(),
         resource_names: strings(&wanted),
-        response_nonce: changed.nonce.clone(),
+        response_nonce: changed.nonce,
         error_detail: error("e059: no"),
         ..Default::default()
     });
