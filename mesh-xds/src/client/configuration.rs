@@ -65,7 +65,7 @@ impl Configuration {
     /// Acknowledgements go out while this is awaited: a consumer that stops calling it stops acknowledging. Cancel safe.
     pub async fn next(&mut self) -> Option<Vec<Change>> {
         loop {
-            let timer = self.warming.next_timer().map(|at| self.started + at);
+            let timer = self.warming.next_timer().and_then(|at| self.started.checked_add(at));
             // In dependency order, so that of several responses the one that others need is taken first.
             let changes = tokio::select! {
                 biased;

@@ -142,7 +142,8 @@ async fn exchange(
     if let Some(snapshot) = snapshots.borrow_and_update().clone() {
         lock(stream).on_snapshot(snapshot);
     }
-    let end = shared.config.max_stream_age.map(|age| client.started + jittered(age, client.id));
+    let end =
+        shared.config.max_stream_age.and_then(|age| client.started.checked_add(jittered(age, client.id)));
     loop {
         let timer = write(client, stream, out);
         let full = out.capacity() == 0;
@@ -168,7 +169,7 @@ async fn exchange(
                     return Ok(());
                 }
             }
-            () = at(timer.map(|t| client.started + t)), if !full => {}
+            () = at(timer.and_then(|t| client.started.checked_add(t))), if !full => {}
             () = at(end) => return Err(Status::unavailable("the stream reached its age; connect again")),
         }
     }
@@ -224,7 +225,8 @@ async fn at(when: Option<Instant>) {
 /// `age` ± 10 %, spread by the stream's number so that streams opened together do not end together.
 fn jittered(age: Duration, id: u64) -> Duration {
     let spread = twox_hash::XxHash64::oneshot(id, b"age") % 2001;
-    age.mul_f64(0.9 + f64::from(u32::try_from(spread).unwrap_or(0)) / 10_000.0)
+    let share = 0.9 + f64::from(u32::try_from(spread).unwrap_or(0)) / 10_000.0;
+    Duration::try_from_secs_f64(age.as_secs_f64() * share).unwrap_or(age)
 }
 
 fn lock(stream: &Mutex<ServerStream>) -> std::sync::MutexGuard<'_, ServerStream> {

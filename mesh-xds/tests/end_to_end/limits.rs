@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_xds::TypeUrl;
-use mesh_xds::client::{AdsClient, ClientError, Names, Protocol};
+use mesh_xds::client::{AdsClient, ClientError, Names, Protocol, ResourceStatus};
 use mesh_xds::pb::envoy::config::cluster::v3::Cluster;
-use mesh_xds::pb::envoy::config::core::v3::Node;
+use mesh_xds::pb::envoy::config::cluster::v3::cluster::EdsClusterConfig;
+use mesh_xds::pb::envoy::config::core::v3::{ConfigSource, Node};
 use mesh_xds::server::{
-    AdsServer, AllowAny, Authorization, Authorizer, Caller, ServerConfig, Snapshot, SnapshotCache,
+    AdsServer, AllowAny, Authorization, Authorizer, Caller, EncodedResource, ServerConfig, Snapshot,
+    SnapshotCache,
 };
 use tokio::time::{Instant, timeout};
 use tonic::Code;
@@ -199,6 +201,30 @@ async fn an_old_stream_is_ended_and_its_client_comes_back() {
     let state = timeout(PATIENCE, connection.wait_for(|c| c.streams == 3)).await.unwrap().unwrap().clone();
     // Each stream but the first had nothing to say that is new.
     assert!(matches!(state.last_error, Some(ClientError::Stream { code: Code::Unavailable, .. })));
+}
+
+#[tokio::test]
+async fn times_that_no_clock_reaches_are_forever() {
+    let running = limited(|c| c.max_stream_age = Some(Duration::MAX)).await;
+    let source = ConfigSource {
+        initial_fetch_timeout: Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 }),
+        ..Default::default()
+    };
+    let eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(source), ..Default::default() });
+    let patient = Cluster { eds_cluster_config, ..cluster("patient", "1") };
+    let lasting = EncodedResource::new(&patient).unwrap().with_ttl(Duration::from_secs(i64::MAX as u64));
+    let mut builder = Snapshot::builder().with_type(TypeUrl::LISTENER);
+    builder.insert(Arc::new(lasting.unwrap()));
+    running.server.cache().set("all", builder.build());
+    let client = AdsClient::builder(node("n")).server(&running.uri).missing_after(Some(Duration::MAX));
+    let client = client.start().unwrap();
+    let mut configuration = client.configuration(|_| Ok(()));
+    while !configuration.is_complete() {
+        timeout(PATIENCE, configuration.next()).await.unwrap().expect("the client is alive");
+    }
+    let state = client.resources().await.unwrap();
+    assert_eq!(state[&TypeUrl::CLUSTER]["patient"].status, ResourceStatus::Acked);
+    assert_eq!(client.connection().borrow().streams, 1);
 }
 
 #[tokio::test]

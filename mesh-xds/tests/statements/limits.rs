@@ -120,6 +120,20 @@ fn names_and_types_are_bounded() {
         let long = open(short.clone()).on_request(NOW, ask(&"ü".repeat(500), &["a"])).unwrap_err();
         assert!(long.to_string().len() < 300, "{long}");
     }
+    // What is remembered of a wildcard that was left counts as well.
+    let mut stream = DeltaStream::new(short);
+    let ask =
+        |type_url: &str, claim: &[&str], subscribe: &[&str], unsubscribe: &[&str]| DeltaDiscoveryRequest {
+            type_url: type_url.to_owned(),
+            initial_resource_versions: claim.iter().map(|n| ((*n).to_owned(), String::new())).collect(),
+            resource_names_subscribe: strings(subscribe),
+            resource_names_unsubscribe: strings(unsubscribe),
+            ..Default::default()
+        };
+    stream.on_request(NOW, ask("x", &["0123456789"], &[], &[])).unwrap();
+    stream.on_request(NOW, ask("x", &[], &[], &["*"])).unwrap();
+    let long = stream.on_request(NOW, ask("y", &[], &["012345678"], &[]));
+    assert_eq!(long, Err(StreamError::TooManyBytes { type_url: "y".to_owned(), bytes: 21, limit: 20 }));
     // What a client claims to have counts too.
     let mut stream = DeltaStream::new(tight);
     let claims = DeltaDiscoveryRequest {

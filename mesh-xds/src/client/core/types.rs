@@ -241,7 +241,7 @@ impl TypeState {
     /// The next moment at which something lapses.
     pub(super) fn next_timer(&self, missing_after: Option<Duration>) -> Option<Duration> {
         let times = self.resources.values().filter_map(|state| match state.status {
-            ResourceStatus::Requested => Some(state.requested_at? + missing_after?),
+            ResourceStatus::Requested => Some(state.requested_at?.saturating_add(missing_after?)),
             _ => state.expires_at,
         });
         times.min()
@@ -256,7 +256,10 @@ impl TypeState {
         let mut found = Vec::new();
         for (name, state) in &mut self.resources {
             if state.status == ResourceStatus::Requested {
-                let due = state.requested_at.zip(missing_after).is_some_and(|(at, after)| at + after <= now);
+                let due = state
+                    .requested_at
+                    .zip(missing_after)
+                    .is_some_and(|(at, after)| at.saturating_add(after) <= now);
                 if due {
                     state.status = ResourceStatus::Timeout;
                     found.push((name.clone(), LapseReason::Missing));

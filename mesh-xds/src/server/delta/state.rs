@@ -45,7 +45,7 @@ pub(super) struct DeltaType {
     /// Removals that wait for listeners and routes.
     held: BTreeSet<Arc<str>>,
     heartbeats: Heartbeats,
-    /// How many bytes the names of `entries` take, as of the last request.
+    /// How many bytes the names of `entries` and `left` take, as of the last request.
     name_bytes: usize,
     /// The wildcard's first answer is sent even when it is empty.
     answer_due: bool,
@@ -138,7 +138,7 @@ impl DeltaType {
                 self.dirty.retain(|name| entries.contains_key(name));
             }
         }
-        self.name_bytes = self.entries.keys().map(|name| name.len()).sum();
+        self.name_bytes = self.entries.keys().chain(&self.left).map(|name| name.len()).sum();
         self.status.wildcard = self.wildcard;
         self.status.names = self.entries.values().filter(|e| e.explicit).count();
         self.entries.len()
