@@ -203,7 +203,7 @@ fn texts_bytes_and_bools() {
     );
     field::<SocketAddress>(
         "ipv4_compat",
-        &[("true", Ok(json!(true))), ("\"true\"", Err("string")), ("1", Err("integer"))],
+        &[("true", Ok(json!(true))), ("\"true\"", Err("text")), ("1", Err("integer"))],
     );
     // JSON knows no unquoted text, YAML does.
     assert!(from_json::<Cluster>("{\"name\": 1.10}").is_err());
@@ -214,6 +214,19 @@ fn texts_bytes_and_bools() {
     assert_eq!(anchored.filter_metadata["a"], anchored.filter_metadata["b"]);
     let named = from_yaml::<Node>("id: &n 1.50\ncluster: *n").unwrap();
     assert_eq!((named.id.as_str(), named.cluster.as_str()), ("1.50", "1.50"));
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    use mesh_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+    for key in ["hush", "a \", expected b", "line\nline"] {
+        let secret = json!({ "name": "s", "tls_certificate": { "private_key": key } }).to_string();
+        let error = read::<Secret>(&secret).unwrap_err().to_string();
+        assert!(
+            error.ends_with("tls_certificate.private_key: invalid type: text, expected a map"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -60,8 +60,8 @@ impl Checker {
     fn error(&self, at: Position, message: impl Into<String>) -> JsonError {
         JsonError::Invalid {
             path: self.path.to_string(),
-            line: at.line,
-            column: at.column,
+            line: at.line(),
+            column: at.column(),
             message: message.into(),
         }
     }
@@ -71,7 +71,7 @@ impl Checker {
         if self.unknown == Unknown::Refused {
             return Err(self.error(at, reason.to_string()));
         }
-        let (path, line, column) = (&self.path, at.line, at.column);
+        let (path, line, column) = (&self.path, at.line(), at.column());
         self.skipped.push(|| Skipped { path: path.to_string(), line, column, reason });
         Ok(Verdict::Skip)
     }

@@ -51,9 +51,9 @@ impl io::Read for Counted<'_> {
         self.left = rest;
         let Position { line, column } = self.last.get();
         let next = if self.ended {
-            Position { line: line + 1, column: 1 }
+            Position { line: line.saturating_add(1), column: 1 }
         } else {
-            Position { line, column: column + 1 }
+            Position { line, column: column.saturating_add(1) }
         };
         self.last.set(next);
         self.ended = byte == b'\n';
@@ -112,7 +112,7 @@ impl<'de> Visitor<'de> for JsonSeed<'_> {
     scalars!(|seed: &Self, tree| {
         let mut at = seed.0.get();
         // A number ends where something else begins, which is read by then.
-        at.column -= usize::from(matches!(tree, Tree::Plain(Plain::Number(_), _)) && at.column > 1);
+        at.column -= u32::from(matches!(tree, Tree::Plain(Plain::Number(_), _)) && at.column > 1);
         Node::at(at, tree)
     });
 
@@ -167,11 +167,11 @@ fn yaml_error(text: &str, error: &serde_saphyr::Error) -> JsonError {
     let twice = message.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split(", set ").next());
     let message = twice.map(|key| format!("{key:?} is said twice")).unwrap_or(message);
     let at = error.location().map(place).unwrap_or_default();
-    JsonError::Invalid { path: path.to_string(), line: at.line, column: at.column, message }
+    JsonError::Invalid { path: path.to_string(), line: at.line(), column: at.column(), message }
 }
 
 fn place(at: serde_saphyr::Location) -> Position {
-    let number = |n: u64| usize::try_from(n).unwrap_or(0);
+    let number = |n: u64| u32::try_from(n).unwrap_or(0);
     Position { line: number(at.line()), column: number(at.column()) }
 }
 
@@ -233,8 +233,8 @@ fn placed(text: &str, raw: Spanned<YamlTree>) -> Node {
 }
 
 /// A scalar as it stands in the text.
-fn written(text: &str, at: serde_saphyr::Location) -> Option<String> {
+fn written(text: &str, at: serde_saphyr::Location) -> Option<Box<str>> {
     let start = usize::try_from(at.span().byte_offset()?).ok()?;
     let length = usize::try_from(at.span().byte_len()?).ok()?;
-    text.get(start..start.checked_add(length)?).map(|raw| raw.trim().to_owned())
+    text.get(start..start.checked_add(length)?).map(|raw| raw.trim().into())
 }

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use prost_reflect::MapKey;
+use prost_reflect::{FieldDescriptor, MapKey};
 
 /// One step into a document.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
+    /// A field of a message; its name is looked up only when somebody wants to read it.
+    Field(FieldDescriptor),
+    /// A key.
     Name(String),
     Index(usize),
 }
@@ -18,7 +21,22 @@ pub(super) struct Path(Vec<Step>);
 /// Keys of maps come from outside; no more of one is printed.
 const LONGEST_KEY: usize = 64;
 
+impl Step {
+    /// The name of a field or of a key, or the index.
+    fn part(&self) -> Result<&str, usize> {
+        match self {
+            Self::Field(field) => Ok(field.name()),
+            Self::Name(name) => Ok(name),
+            Self::Index(index) => Err(*index),
+        }
+    }
+}
+
 impl Path {
+    pub(super) fn field(&mut self, field: FieldDescriptor) {
+        self.0.push(Step::Field(field));
+    }
+
     pub(super) fn name(&mut self, name: &str) {
         self.0.push(Step::Name(name.to_owned()));
     }
@@ -29,9 +47,9 @@ impl Path {
 
     /// The same place as RFC 6901 writes it.
     pub(super) fn pointer(&self) -> String {
-        self.0.iter().fold(String::new(), |pointer, step| match step {
-            Step::Index(index) => format!("{pointer}/{index}"),
-            Step::Name(name) => format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
+        self.0.iter().fold(String::new(), |pointer, step| match step.part() {
+            Err(index) => format!("{pointer}/{index}"),
+            Ok(name) => format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
         })
     }
 
@@ -70,13 +88,13 @@ impl fmt::Display for Path {
             return f.write_str(".");
         }
         for (at, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Index(index) => write!(f, "[{index}]")?,
-                Step::Name(name) if is_plain(name) => {
+            match step.part() {
+                Err(index) => write!(f, "[{index}]")?,
+                Ok(name) if is_plain(name) => {
                     write!(f, "{}{name}", if at == 0 { "" } else { "." })?;
                 }
                 // A key of a map that has dots of its own: `typed_per_filter_config["envoy.filters.http.fault"]`.
-                Step::Name(name) => match name.char_indices().nth(LONGEST_KEY) {
+                Ok(name) => match name.char_indices().nth(LONGEST_KEY) {
                     Some((end, _)) => write!(f, "[{:?}…]", &name[..end])?,
                     None => write!(f, "[{name:?}]")?,
                 },

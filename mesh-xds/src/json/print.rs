@@ -92,7 +92,7 @@ impl Printer {
                 redact(value);
                 continue;
             }
-            self.path.name(field.name());
+            self.path.field(field);
             failed = self.below(value, depth + 1);
             self.path.pop();
             if failed.is_err() {

@@ -32,9 +32,25 @@ fn read<T: Message + Name + Default>(mut node: Node, unknown: Unknown) -> Result
         let path = track.path();
         let at = node.find(&path);
         let path = Path::from(&path).to_string();
-        JsonError::Invalid { path, line: at.line, column: at.column, message: e.to_string() }
+        JsonError::Invalid {
+            path,
+            line: at.line(),
+            column: at.column(),
+            message: without_value(&e.to_string()),
+        }
     })?;
     let message = T::decode(canonical::encode(&message).as_slice())
         .map_err(|e| JsonError::Decode { name, message: e.to_string() })?;
     Ok(Lossy { message, skipped: checker.into_skipped() })
+}
+
+/// A text where something else is wanted may be anything: a private key that stands where a `DataSource` should. It is not
+/// repeated.
+fn without_value(message: &str) -> String {
+    let text =
+        message.strip_prefix("invalid type: string \"").and_then(|rest| rest.rsplit_once("\", expected "));
+    text.map_or_else(
+        || message.to_owned(),
+        |(_, expected)| format!("invalid type: text, expected {expected}"),
+    )
 }

@@ -15,7 +15,7 @@ pub(super) fn unquoted(node: &mut Node) {
     if let Tree::Plain(_, raw) = &mut node.tree
         && let Some(raw) = raw.take()
     {
-        node.tree = Tree::Text(raw);
+        node.tree = Tree::Text(raw.into());
     }
 }
 

@@ -1,6 +1,7 @@
 //! A document before it is a message: values with their places.
 //!
-//! Both formats are read into this first, so that whatever is found wrong later can be shown where it stands.
+//! Both formats are read into this first, so that whatever is found wrong later can be shown where it stands. A value may
+//! take two bytes of text, so a node is kept small.
 
 use serde::de::value::{Error, MapDeserializer, SeqDeserializer};
 use serde::de::{Deserializer, IntoDeserializer, Visitor};
@@ -9,8 +10,18 @@ use serde_json::{Number, Value as Json};
 /// Line and column, from 1; 0 when it is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Position {
-    pub(super) line: usize,
-    pub(super) column: usize,
+    pub(super) line: u32,
+    pub(super) column: u32,
+}
+
+impl Position {
+    pub(super) fn line(self) -> usize {
+        usize::try_from(self.line).unwrap_or(0)
+    }
+
+    pub(super) fn column(self) -> usize {
+        usize::try_from(self.column).unwrap_or(0)
+    }
 }
 
 #[derive(Debug)]
@@ -24,7 +35,7 @@ pub(super) enum Tree {
     Null,
     Text(String),
     /// What is neither null nor a text. YAML has an unquoted text too, which is what a field of texts wants: `1.10`.
-    Plain(Plain, Option<String>),
+    Plain(Plain, Option<Box<str>>),
     List(Vec<Node>),
     Map(Vec<Entry>),
 }
@@ -56,7 +67,8 @@ impl Node {
     /// The text of a value that may also be an unquoted scalar.
     pub(super) fn text(&self) -> Option<&str> {
         match &self.tree {
-            Tree::Text(text) | Tree::Plain(_, Some(text)) => Some(text),
+            Tree::Text(text) => Some(text),
+            Tree::Plain(_, Some(text)) => Some(text),
             _ => None,
         }
     }
@@ -141,5 +153,16 @@ impl<'de> Deserializer<'de> for &'de Node {
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
         newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_a_small_multiple_of_its_text() {
+        assert!(size_of::<Node>() <= 40, "{}", size_of::<Node>());
+        assert!(size_of::<Entry>() <= 72, "{}", size_of::<Entry>());
     }
 }

@@ -58,8 +58,8 @@ impl Walk {
             return self.extension(type_url, bytes, depth + 1);
         }
         for (field, value) in message.fields() {
-            self.path.name(field.name());
             let kind = field.kind();
+            self.path.field(field);
             match value {
                 Value::List(items) => {
                     for (index, item) in items.iter().enumerate() {
