@@ -26,6 +26,43 @@ pub(crate) const TTL_FEATURE: &str = "xds.config.supports-resource-ttl";
 pub(crate) const WRAPPER_FEATURE: &str = "xds.config.supports-resource-in-sotw";
 
 /// A message that travels as an xDS resource of its own.
+///
+/// Implemented for LDS, RDS, VHDS, SRDS, CDS, EDS, SDS, ECDS and RTDS, and for Istio's name table, addresses, workloads and
+/// authorization policies. Any other message can be one: what [`peek_name`] finds, for a type that it does not know the
+/// text in field 1, has to be its [`resource_name`](Self::resource_name).
+///
+/// # Examples
+/// ```
+/// use mesh_xds::{Resource, TypeUrl, prost, resource::{decode, peek_name}, server::Snapshot};
+/// use std::borrow::Cow;
+///
+/// #[derive(Clone, PartialEq, prost::Message)]
+/// struct Flags {
+///     #[prost(string, tag = "1")]
+///     name: String,
+///     #[prost(bool, tag = "2")]
+///     bright: bool,
+/// }
+///
+/// impl prost::Name for Flags {
+///     const NAME: &'static str = "Flags";
+///     const PACKAGE: &'static str = "acme.v1";
+/// }
+///
+/// impl Resource for Flags {
+///     const TYPE: TypeUrl = TypeUrl::from_static("type.googleapis.com/acme.v1.Flags");
+///     fn resource_name(&self) -> Cow<'_, str> {
+///         Cow::Borrowed(&self.name)
+///     }
+/// }
+///
+/// let flags = Flags { name: "lamp".to_owned(), bright: true };
+/// assert_eq!(peek_name(&Flags::TYPE, &flags.to_any().value)?, "lamp");
+/// assert_eq!(decode::<Flags>(&flags.to_any())?, flags);
+/// let snapshot = Snapshot::builder().add(&flags)?.build();
+/// assert!(snapshot.get(&Flags::TYPE).is_some_and(|set| set.get("lamp").is_some()));
+/// # Ok::<(), mesh_xds::resource::ResourceError>(())
+/// ```
 pub trait Resource: Message + prost::Name + Default + Clone + PartialEq + Send + Sync + 'static {
     /// The type URL, `type.googleapis.com/` and the message's full name.
     const TYPE: TypeUrl;
@@ -80,6 +117,9 @@ impl ResourceError {
 }
 
 /// Decodes an `Any` into `T` (phase two).
+///
+/// Extensions inside stay as they are, known or not; fields that `T` does not have are dropped, so pass on the `Any` where
+/// somebody else may know more of it.
 ///
 /// # Errors
 /// [`ResourceError::WrongType`] when the type URL is not `T`'s, [`ResourceError::Decode`] when the bytes are not a `T`.

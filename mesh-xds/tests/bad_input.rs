@@ -165,12 +165,12 @@ mod text {
     #[test]
     fn what_is_wrong_is_said_with_path_and_line() {
         let cases = [
-            ("node:\n  id: a\n  id: b\n", 3, "duplicate"),
+            ("node:\n  id: a\n  id: b\n", 3, "node: \"id\" is said twice"),
             ("node:\n  id: [a]\n", 2, "node.id"),
             (
                 "admin:\n  address:\n    socket_address: {port_value: 80}\n    pipe: {path: /p}\n",
-                3,
-                "admin.address",
+                4,
+                "admin.address.pipe: another field of the oneof",
             ),
             (
                 "static_resources:\n  clusters:\n  - name: a\n    type: STATIK\n",

@@ -42,6 +42,9 @@ fn main() {
             block_on(envoy::outlives_kills(path, "GRPC"))
         }),
         trial("envoy_admin_pages_survive_our_types", &envoy, |path| block_on(dump::everything(path))),
+        trial("envoy_newer_than_the_table_is_read_in_part", &envoy, |path| {
+            block_on(dump::newer_than_the_table(path))
+        }),
         trial("envoy_serves_the_example", &envoy, |path| block_on(examples::control_plane(path))),
         Trial::test("the_example_prints_every_change", || block_on(examples::watch())),
         Trial::test("examples_are_forty_lines", examples::are_short),

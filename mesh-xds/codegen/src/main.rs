@@ -67,6 +67,8 @@ fn generate(protos: &Path, out: &Path) -> Result<()> {
 
     let mut compiler = protox::Compiler::new([protos])?;
     compiler.include_imports(true).include_source_info(false).open_files(&files)?;
+    // No message here has a field of this type, but an `Any` may hold one, and its JSON is its own.
+    compiler.open_file("google/protobuf/field_mask.proto")?;
     let descriptors = compiler.file_descriptor_set();
     // The typed form above loses `debug_redact`, which marks secrets.
     std::fs::write(out.join(DESCRIPTORS), compiler.encode_file_descriptor_set())?;

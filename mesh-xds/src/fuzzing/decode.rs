@@ -51,30 +51,51 @@ fn resource<T: Resource>(data: &[u8]) {
     assert_eq!(decoded, Ok(again), "what we encoded we read back");
 }
 
-/// JSON and YAML, and printing whatever decodes.
+/// JSON and YAML, strictly and not, and printing whatever decodes.
 ///
 /// # Panics
-/// When something that was printed is not what is read back from it.
+/// When something that was printed is not what is read back from it, when reading leniently gives another message than
+/// reading strictly, or when what is reported as unknown depends on anything but the bytes.
 #[cfg(feature = "json")]
 pub fn json(data: &[u8]) {
-    use crate::json::{Redaction, any_to_value, from_json, from_value, from_yaml, to_value};
-    use crate::pb::envoy::config::bootstrap::v3::Bootstrap;
-    use prost::Message as _;
+    use crate::json::{Redaction, any_to_value, from_value, unknown_parts};
 
     if let Ok(text) = std::str::from_utf8(data) {
-        for read in [from_json::<Bootstrap>(text), from_yaml::<Bootstrap>(text)] {
-            let Ok(bootstrap) = read else { continue };
-            let Ok(printed) = to_value(&bootstrap, Redaction::Off) else { continue };
-            let again = from_value::<Bootstrap>(&printed).map(|message| message.encode_to_vec());
-            assert_eq!(again, Ok(bootstrap.encode_to_vec()), "{printed}");
-        }
+        text_into::<crate::pb::envoy::config::bootstrap::v3::Bootstrap>(text);
+        text_into::<Any>(text);
     }
     let any = Any { type_url: Listener::TYPE.as_str().to_owned(), value: data.to_vec() };
     let _ = any_to_value(&any, Redaction::On);
     let printed = any_to_value(&any, Redaction::Off);
+    assert_eq!(unknown_parts(&any), unknown_parts(&any));
     // Longer inputs may nest so deeply that the rest is printed as bytes although it is known.
     if data.len() < 1024 {
         let again = from_value::<Any>(&printed).map(|any| any_to_value(&any, Redaction::Off));
         assert_eq!(again, Ok(printed));
+    }
+}
+
+#[cfg(feature = "json")]
+fn text_into<T: prost::Message + prost::Name + Default>(text: &str) {
+    use crate::json::{
+        Redaction, from_json, from_json_lossy, from_value, from_yaml, from_yaml_lossy, to_value,
+    };
+
+    let ways = [
+        (from_json::<T>(text), from_json_lossy::<T>(text)),
+        (from_yaml::<T>(text), from_yaml_lossy::<T>(text)),
+    ];
+    for (strict, lossy) in ways {
+        if let Ok(lossy) = &lossy {
+            assert_eq!(lossy.skipped.is_empty(), strict.is_ok(), "{:?}", lossy.skipped);
+        }
+        let bytes = |message: &T| message.encode_to_vec();
+        if let Ok(strict) = &strict {
+            assert_eq!(lossy.as_ref().map(|lossy| bytes(&lossy.message)), Ok(bytes(strict)));
+        }
+        let Ok(message) = strict.or_else(|_| lossy.map(|lossy| lossy.message)) else { continue };
+        let Ok(printed) = to_value(&message, Redaction::Off) else { continue };
+        let again = from_value::<T>(&printed).map(|message| bytes(&message));
+        assert_eq!(again, Ok(bytes(&message)), "{printed}");
     }
 }

@@ -140,6 +140,15 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
                      idle_timeout: 1.5s}}, {name: g, typed_config: {\"@type\": acme.dev/acme.Thing, value: AQID}}]}]\n";
         seeds.push(("json", text.as_bytes().to_vec()));
         seeds.push(("json", br#"{"node": {"id": "a"}, "stats_flush_interval": "0.250s"}"#.to_vec()));
+        let newer = "node: {id: a, invented: 1}\nstatic_resources: {clusters: [{lb_policy: BEST, health_checks: [{name: p}], \
+                     transport_socket: {typed_config: {level: 3, \"@type\": acme.dev/acme.Thing}}}]}\n";
+        assert_eq!(crate::json::from_yaml_lossy::<Bootstrap>(newer).unwrap().skipped.count(), 4);
+        seeds.push(("json", newer.as_bytes().to_vec()));
+        let numbers = r#"{"@type": "a/envoy.config.core.v3.Metadata", "typed_filter_metadata": {"m": {"value": "a,bC",
+            "@type": "a/google.protobuf.FieldMask"}, "b": {"@type": "a/google.protobuf.StringValue", "@bytes": "Cgk="},
+            "r": {"@type": "a/envoy.config.core.v3.RateLimitSettings", "fill_rate": "-Infinity", "max_tokens": "1e3"}}}"#;
+        crate::json::from_json::<prost_types::Any>(numbers).unwrap();
+        seeds.push(("json", numbers.as_bytes().to_vec()));
         seeds.push(("json", from_yaml::<Listener>(chain).unwrap().encode_to_vec()));
     }
     #[cfg(all(feature = "client", feature = "server"))]

@@ -44,6 +44,20 @@ pub(super) fn name_of(type_url: &str) -> &str {
     type_url.rsplit_once('/').map_or("", |(_, name)| name)
 }
 
+/// The key of the bytes of an `Any` whose type has a `value` of its own.
+pub(super) const BYTES: &str = "@bytes";
+
+/// Whether the JSON of a message is not the object of its fields.
+pub(super) fn has_own_json(name: &str) -> bool {
+    name.starts_with("google.protobuf.")
+}
+
+/// Whether text under "value" can be nothing but bytes: the type is unknown, or says nothing under that name itself.
+pub(super) fn may_be_bytes(name: &str) -> bool {
+    let Some(descriptor) = known(name) else { return true };
+    !has_own_json(name) && descriptor.get_field_by_json_name("value").is_none()
+}
+
 fn opaque_file() -> FileDescriptorProto {
     let field = |name: &str, number, kind: Type| FieldDescriptorProto {
         name: Some(name.to_owned()),

@@ -10,7 +10,6 @@ use mesh_xds::server::{Snapshot, SnapshotCache, SyncState};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::envoy::bootstrap;
 use crate::support::{PATIENCE, Process, Server, backend, free_port, until};
 
 /// Cargo builds the examples before it runs the tests of a package, beside the directory of the tests.
@@ -52,13 +51,22 @@ pub(crate) fn are_short() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A real Envoy serves what the example's control plane says, and the other example sees its cluster.
+/// The `envoy.yaml` that the crate's README tells people to write.
+fn readme_bootstrap(xds: u16) -> Result<String, Failed> {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("```yaml\n").ok_or("the README has no YAML")?;
+    let (text, _) = rest.split_once("```").ok_or("it does not end")?;
+    let config = text.replace("port_value: 18000", &format!("port_value: {xds}"));
+    if config == text { Err("the README's Envoy asks another port".into()) } else { Ok(config) }
+}
+
+/// A real Envoy, started as the README says, serves what the example's control plane says, and the other example sees its cluster.
 pub(crate) async fn control_plane(path: PathBuf) -> Result<(), Failed> {
     let backend = backend("example").await?;
-    let (xds, web, admin) = (free_port().await?, free_port().await?, free_port().await?);
+    let (xds, web) = (free_port().await?, free_port().await?);
     let (listen, to, from) = (format!("127.0.0.1:{xds}"), backend.to_string(), web.to_string());
     let plane = Process::start(&program("control_plane")?, &[&listen, &to, &from], &[])?;
-    let config = bootstrap("DELTA_GRPC", xds, admin);
+    let config = readme_bootstrap(xds)?;
     let args = ["-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"];
     let envoy = Process::start(&path, &args, &[("envoy.yaml", &config)])?;
     let served = until("Envoy serves the example's cluster", || answers(web)).await;

@@ -84,9 +84,6 @@ impl Generator {
                 };
                 message.set_field(&field, value);
             }
-            // Infinity in a wrapper has no JSON; it is tested where the fallback is.
-            "google.protobuf.DoubleValue" => set(1, Value::F64(0.5)),
-            "google.protobuf.FloatValue" => set(1, Value::F32(-0.25)),
             _ => {
                 for field in descriptor.fields() {
                     let deep = depth >= DEPTH && matches!(field.kind(), Kind::Message(_));
@@ -185,10 +182,14 @@ impl Generator {
             "google.protobuf.Struct",
             "google.protobuf.Empty",
             "google.protobuf.StringValue",
+            "google.protobuf.DoubleValue",
+            "google.protobuf.FieldMask",
             ANY,
         ];
-        match self.random.random_range(0..4) {
+        match self.random.random_range(0..5) {
             0 => ("acme.example/acme.v1.Thing".to_owned(), self.bytes()),
+            // Its JSON is its value, so that bytes need a key of their own.
+            4 => ("type.googleapis.com/google.protobuf.StringValue".to_owned(), vec![0xff, 1]),
             1 => ("type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned(), vec![0xff, 1]),
             _ if depth >= DEPTH => ("type.googleapis.com/acme.v1.Thing".to_owned(), Vec::new()),
             _ => {
