@@ -59,21 +59,25 @@ pub fn review(bytes: &[u8]) {
     }
 }
 
-/// Any text as the value of each annotation that the injector reads. Whatever is accepted gives a patch that gives the pod,
-/// and a second injection that changes nothing.
+/// The annotation that the first byte of an input stands for: `A` for the first of [`READ`], `B` for the next, and so on, so
+/// that a seed can be written by hand. Every other byte stands for one too.
+fn key(first: u8) -> &'static str {
+    READ[usize::from(first.wrapping_sub(b'A')) % READ.len()]
+}
+
+/// A byte that chooses an annotation which the injector reads, then any text as its value. Whatever is accepted gives a
+/// patch that gives the pod, and a second injection that changes nothing.
 pub fn annotation(bytes: &[u8]) {
-    let Some(injector) = injector() else { return };
-    let text = String::from_utf8_lossy(bytes);
+    let (Some((first, value)), Some(injector)) = (bytes.split_first(), injector()) else { return };
+    let (key, text) = (key(*first), String::from_utf8_lossy(value));
     let cluster = Cluster::default();
-    for key in READ {
-        let pod = json!({"metadata": {"annotations": {key: text}}, "spec": {"containers": [{"name": "a"}]}});
-        let Ok(injected) = injector.inject(&Request::new(&pod, "ns", &cluster)) else { continue };
-        let patched = patch::diff(&pod, &injected.pod).apply(&pod);
-        assert_eq!(patched.as_ref(), Ok(&injected.pod), "{key}: the patch does not give the pod");
-        let again = injector.inject(&Request::new(&injected.pod, "ns", &cluster));
-        let again = again.unwrap_or_else(|error| panic!("{key}: our own pod is refused: {error}"));
-        assert_eq!(again.pod, injected.pod, "{key}: a second injection changes something");
-    }
+    let pod = json!({"metadata": {"annotations": {key: text}}, "spec": {"containers": [{"name": "a"}]}});
+    let Ok(injected) = injector.inject(&Request::new(&pod, "ns", &cluster)) else { return };
+    let patched = patch::diff(&pod, &injected.pod).apply(&pod);
+    assert_eq!(patched.as_ref(), Ok(&injected.pod), "{key}: the patch does not give the pod");
+    let again = injector.inject(&Request::new(&injected.pod, "ns", &cluster));
+    let again = again.unwrap_or_else(|error| panic!("{key}: our own pod is refused: {error}"));
+    assert_eq!(again.pod, injected.pod, "{key}: a second injection changes something");
 }
 
 /// Two JSON documents separated by a zero byte: the second is tried as a patch of the first, and as a target.
@@ -85,4 +89,34 @@ pub fn patch(bytes: &[u8]) {
         let _ = patch.apply(&document);
     }
     assert_eq!(patch::diff(&document, &other).apply(&document).as_ref(), Ok(&other));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// A fuzzer mutates what it is given: a seed that the injector accepts takes it past each annotation's first check.
+    #[test]
+    fn each_annotation_has_a_seed_that_is_accepted() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/inject_annotation");
+        let mut seen = BTreeSet::new();
+        for entry in fs::read_dir(&folder).expect("the seeds lie beside the crate in the repository") {
+            let path = entry.unwrap().path();
+            let bytes = fs::read(&path).unwrap();
+            let (first, value) = bytes.split_first().unwrap();
+            let value = std::str::from_utf8(value).unwrap();
+            let pod = json!({"metadata": {"annotations": {key(*first): value}}, "spec": {"containers": [{"name": "a"}]}});
+            let cluster = Cluster::default();
+            let request = Request::new(&pod, "ns", &cluster);
+            if let Err(error) = injector().unwrap().inject(&request) {
+                panic!("{}: {error}", path.display());
+            }
+            annotation(&bytes);
+            seen.insert(key(*first));
+        }
+        assert_eq!(seen, BTreeSet::from(READ));
+    }
 }

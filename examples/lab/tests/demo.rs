@@ -60,6 +60,33 @@ fn every_promise_holds() -> Result<(), Failed> {
     if left == 0 { Ok(()) } else { Err(format!("{left} folders left behind").into()) }
 }
 
+/// Somebody's own requests to the small version, around the route: the share that the demo promises is not what the apps see,
+/// and the demo says which promise that is and ends with 1.
+fn a_broken_promise_is_named_and_the_exit_status_is_1() -> Result<(), Failed> {
+    let runtime = tempfile::tempdir()?;
+    let mut child = demo(runtime.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut said = BufReader::new(child.stderr.take().ok_or("no progress")?).lines().map_while(Result::ok);
+    // From here until the shares are added up at least 500 requests are made, 400 a second.
+    let counting = said.any(|line| line.contains("rotating every certificate"));
+    let around = ["exec", "reviews-v2", "--", "mesh-echo", "load", "--url", "http://127.0.0.1:9080/"];
+    let mut exec = Command::new(env!("CARGO_BIN_EXE_mesh-lab"));
+    exec.env("MESH_LAB_DIR", runtime.path()).args(around).args(["--requests", "1000", "--max-seconds", "10"]);
+    let meddled = exec.stdin(Stdio::null()).output();
+    let rest: Vec<String> = said.collect();
+    let output = child.wait_with_output()?;
+    let (meddled, stdout, rest) = (meddled?, String::from_utf8_lossy(&output.stdout), rest.join("\n"));
+    if !counting || !meddled.status.success() {
+        return Err(format!("{}\n{rest}", String::from_utf8_lossy(&meddled.stderr)).into());
+    }
+    let report: Value = serde_json::from_str(stdout.lines().last().ok_or_else(|| rest.clone())?)?;
+    let named = rest.contains("FAIL 90/10 before the edit: ") && rest.contains("A promise was broken");
+    if output.status.code() == Some(1) && named && !split_is(&report["split_before"], 90.0, 5.0) {
+        Ok(())
+    } else {
+        Err(format!("{}\n{stdout}\n{rest}", output.status).into())
+    }
+}
+
 /// At least 400 requests, `v1`'s share in percent within the bounds.
 fn split_is(split: &Value, share: f64, tolerance: f64) -> bool {
     let count = |version: &str| split[version].as_u64().unwrap_or(0) as f64;
@@ -167,6 +194,11 @@ fn main() {
     let ignored = missing && std::env::var_os("MESH_REQUIRE_PEERS").is_none();
     let trials = vec![
         Trial::test("every_promise_holds", every_promise_holds).with_ignored_flag(ignored),
+        Trial::test(
+            "a_broken_promise_is_named_and_the_exit_status_is_1",
+            a_broken_promise_is_named_and_the_exit_status_is_1,
+        )
+        .with_ignored_flag(ignored),
         Trial::test("a_scenario_of_ones_own", a_scenario_of_ones_own).with_ignored_flag(ignored),
     ];
     libtest_mimic::run(&args, trials).exit();

@@ -165,9 +165,11 @@ impl Ca {
     /// Contents are compared, not times or inodes, so that files replaced by rename or through a symbolic link (as
     /// kubelets do) are noticed. A new signer under a root that is trusted signs at once. Under another root it waits for
     /// [`IssuancePolicy::root_grace`](super::IssuancePolicy#structfield.root_grace) while both roots are trusted, unless the former
-    /// signer has too little time left to sign; both stay trusted until [`Ca::retire_root`], and until then a third
-    /// root is refused with [`CaError::Rotation`]. Only this process knows of the waiting: a CA that is loaded anew signs
-    /// at once with what the files hold.
+    /// signer has too little time left to sign. The former root stays trusted for
+    /// [`IssuancePolicy::max_lifetime`](super::IssuancePolicy#structfield.max_lifetime) after that, when its last certificate is
+    /// over, and is then retired, or by [`Ca::retire_root`] before; until then a third root is refused with
+    /// [`CaError::Rotation`]. Only this process knows of the waiting: a CA that is loaded anew signs at once with what the
+    /// files hold, and trusts what they hold.
     ///
     /// Must be called within a tokio runtime.
     pub fn follow_files(
@@ -182,6 +184,7 @@ impl Ca {
             files,
             in_use: digest(loaded),
             staged: None,
+            activated: None,
             refused: None,
             status: status_out,
         };
@@ -198,6 +201,8 @@ struct Following {
     in_use: Digest,
     /// Since when a signer under another root waits.
     staged: Option<Instant>,
+    /// Since when the former signer signs no more, while its root is still trusted.
+    activated: Option<Instant>,
     /// What was refused last and reported.
     refused: Option<CaFilesError>,
     status: watch::Sender<CaFilesStatus>,
@@ -207,6 +212,7 @@ impl Following {
     async fn run(mut self, interval: Duration) {
         loop {
             tokio::time::sleep(interval).await;
+            self.retire_in_time();
             self.look().await;
             self.activate_in_time();
         }
@@ -273,7 +279,21 @@ impl Following {
         self.taken_over();
     }
 
-    fn taken_over(&self) {
+    /// Forgets the former root when no certificate under it can be valid any more.
+    fn retire_in_time(&mut self) {
+        let Some(since) = self.activated else { return };
+        if since.elapsed() <= self.ca.policy().max_lifetime {
+            return;
+        }
+        self.activated = None;
+        // Only somebody who took the step before makes it fail.
+        if let Err(error) = self.ca.retire_root() {
+            tracing::debug!(%error, "the former root is retired already");
+        }
+    }
+
+    fn taken_over(&mut self) {
+        self.activated = (self.ca.root_rotation() == RootRotation::Activated).then(Instant::now);
         tracing::info!(certificate = %self.files.certificate.display(), "signing with the new CA files");
         self.status.send_modify(|status| {
             status.reloads += 1;

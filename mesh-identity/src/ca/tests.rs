@@ -402,6 +402,41 @@ async fn a_signer_about_to_expire_does_not_hold_up_the_next_one() {
     assert!(verified(&ca, &sign(&ca, &csr(KeyKind::EcP256), None).unwrap()).is_ok());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_plugged_in_root_retires_the_former_one_when_its_last_certificate_is_over() {
+    const INTERVAL: Duration = Duration::from_secs(60);
+    let directory = tempfile::tempdir().unwrap();
+    let files = CaFiles::in_directory(directory.path());
+    let clock = WallClock::following_tokio(SystemTime::now());
+    let mut policy = IssuancePolicy::default().with_default_lifetime(HOUR);
+    policy.max_lifetime = HOUR * 3;
+    let create = |policy| Ca::create(domain(), &RootOptions::default(), policy, clock.clone()).unwrap();
+    let ca = Arc::new(create(policy));
+    let write = |pem: &CaPem| {
+        std::fs::write(&files.key, pem.key.as_bytes()).unwrap();
+        std::fs::write(&files.certificate, &pem.certificate).unwrap();
+        std::fs::write(&files.roots, &pem.roots).unwrap();
+    };
+    let _follower = ca.follow_files(files.clone(), &ca.to_pem(), INTERVAL);
+    write(&create(IssuancePolicy::default()).to_pem());
+    // The last one of the former root, with the longest lifetime, just before the new one signs.
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(ca.root_rotation(), RootRotation::Prepared);
+    let last = sign(&ca, &csr(KeyKind::EcP256), Some(HOUR * 3)).unwrap();
+    tokio::time::sleep(HOUR * 3).await;
+    assert_eq!(ca.root_rotation(), RootRotation::Activated);
+    assert_eq!(ca.bundle().roots().len(), 2);
+    assert!(ca.clock().now() + INTERVAL >= last.not_after, "the certificate is nearly over");
+    tokio::time::sleep(INTERVAL * 4).await;
+    assert!(ca.clock().now() > last.not_after);
+    assert_eq!((ca.root_rotation(), ca.bundle().roots().len()), (RootRotation::Stable, 1));
+
+    // The next root is welcome.
+    write(&create(IssuancePolicy::default()).to_pem());
+    tokio::time::sleep(INTERVAL * 2).await;
+    assert_eq!(ca.root_rotation(), RootRotation::Prepared);
+}
+
 #[test]
 fn a_ca_whose_time_has_not_come_is_not_loaded() {
     let pem = new_ca().to_pem();

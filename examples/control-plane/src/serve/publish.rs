@@ -1,5 +1,6 @@
-//! Objects that the control plane itself writes: the root certificate for every namespace, and the webhook configurations
-//! with it. Configurations of its revision that somebody else put beside them get the certificate as well.
+//! Objects that the control plane itself writes: the root certificate for every namespace, the CA's revocation lists once
+//! there are any, and the webhook configurations with the root. Configurations of its revision that somebody else put beside
+//! them get the certificate as well.
 
 use std::fs;
 use std::io;
@@ -8,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_identity::ca::Ca;
+use mesh_identity::x509::{MAX_PEM_BYTES, crl_to_pem};
 use mesh_inject::offline::{parse_documents, to_yaml};
 use mesh_inject::{WebhookOptions, patch_ca_bundle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::ServeError;
 use super::push::MeshSource;
@@ -25,6 +27,10 @@ const RETRY: Duration = Duration::from_secs(5);
 /// What names of files with webhook configurations begin with.
 const CONFIGURATION: &str = "MutatingWebhookConfiguration.";
 
+/// The ConfigMap with the roots, and the one with the revocation lists: both are mounted into every sidecar.
+const ROOTS: &str = "istio-ca-root-cert";
+const REVOKED: &str = "istio-ca-crl";
+
 /// Keeps the published objects as they should be.
 pub(super) struct Publisher {
     directory: PathBuf,
@@ -37,6 +43,8 @@ pub(super) struct Publisher {
 /// The objects as text, and what configurations of others are patched with.
 struct Wanted {
     files: Vec<(String, String)>,
+    /// Nothing is revoked: lists of before are withdrawn.
+    nothing_revoked: bool,
     revision: String,
     roots: String,
 }
@@ -106,27 +114,40 @@ impl Publisher {
         namespaces.insert(self.root_namespace.clone());
         let mut files: Vec<(String, String)> = namespaces
             .iter()
-            .map(|namespace| {
-                let object = json!({
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "metadata": {
-                        "name": "istio-ca-root-cert",
-                        "namespace": namespace,
-                        "labels": {"istio.io/config": "true"},
-                    },
-                    "data": {"root-cert.pem": roots},
-                });
-                (format!("ConfigMap.{namespace}.istio-ca-root-cert.yaml"), to_yaml(&object))
-            })
+            .map(|namespace| config_map(namespace, ROOTS, "root-cert.pem", &roots))
             .collect();
+        let lists: String = self.ca.bundle().crl_ders().iter().map(|der| crl_to_pem(der)).collect();
+        if lists.len() > MAX_PEM_BYTES {
+            // Neither an API server nor a sidecar would take it.
+            let bytes = lists.len();
+            tracing::error!(
+                bytes,
+                limit = MAX_PEM_BYTES,
+                "revocation lists too long, those of before stay published"
+            );
+        } else if !lists.is_empty() {
+            files.extend(
+                namespaces.iter().map(|namespace| config_map(namespace, REVOKED, "ca-crl.pem", &lists)),
+            );
+        }
         for options in &self.webhooks {
             let options = WebhookOptions { ca_bundle: Some(roots.clone()), ..options.clone() };
             files.push((format!("{CONFIGURATION}{}.yaml", options.object_name()), to_yaml(&options.build())));
         }
         let revision = self.webhooks.first().map(|options| options.revision.clone()).unwrap_or_default();
-        Wanted { files, revision, roots }
+        Wanted { files, nothing_revoked: lists.is_empty(), revision, roots }
     }
+}
+
+/// File name and text of a ConfigMap with one key.
+fn config_map(namespace: &str, name: &str, key: &str, value: &str) -> (String, String) {
+    let object: Value = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"istio.io/config": "true"}},
+        "data": {key: value},
+    });
+    (format!("ConfigMap.{namespace}.{name}.yaml"), to_yaml(&object))
 }
 
 impl Wanted {
@@ -144,6 +165,10 @@ impl Wanted {
             let theirs = name.starts_with(CONFIGURATION) && !self.files.iter().any(|(own, _)| own == name);
             if theirs {
                 self.patch(&path)?;
+            }
+            let lists = name.starts_with("ConfigMap.") && name.ends_with(".istio-ca-crl.yaml");
+            if lists && self.nothing_revoked {
+                fs::remove_file(&path).map_err(failed(&path))?;
             }
         }
         Ok(())

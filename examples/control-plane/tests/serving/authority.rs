@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mesh_identity::ca::{Ca, IssuancePolicy, RootOptions};
-use mesh_identity::{TrustDomain, WallClock};
+use mesh_identity::x509::crls_from_pem;
+use mesh_identity::{PeerIdentity, TrustDomain, WallClock};
 use tokio::time::Instant;
 
 use crate::fixture::{DEADLINE, Fixture, World, accept};
@@ -65,10 +66,34 @@ async fn a_revoked_serial_ends_the_connection_and_outlives_a_restart() {
     World::default().until(&mut configuration, "the first configuration", |w| !w.weights().is_empty()).await;
 
     let mut connection = client.connection();
+    let published = ["shop", "istio-system"].map(|ns| format!("publish/ConfigMap.{ns}.istio-ca-crl.yaml"));
+    assert!(published.iter().all(|name| !fixture.path(name).exists()), "nothing is revoked");
     fixture.write("state/revoked-serials", &format!("nonsense\n{serial} # stolen\n"));
     let ended = connection.wait_for(|state| !state.connected && state.last_error.is_some());
     tokio::time::timeout(DEADLINE, ended).await.expect("in time").expect("the client runs");
     drop((configuration, client));
+    // What the sidecars mount, each in its namespace.
+    for name in &published {
+        let mut again = tokio::time::interval(Duration::from_millis(20));
+        let text = async {
+            loop {
+                again.tick().await;
+                if let Ok(text) = std::fs::read_to_string(fixture.path(name)) {
+                    return text;
+                }
+            }
+        };
+        let text = tokio::time::timeout(DEADLINE, text).await.expect(name);
+        let object: serde_json::Value = serde_saphyr::from_str(&text).expect("YAML");
+        let lists = object.pointer("/data/ca-crl.pem").and_then(serde_json::Value::as_str).expect("lists");
+        let lists = crls_from_pem(lists.as_bytes()).expect("PEM");
+        let mut bundle = identity.current().bundles.iter().next().expect("a bundle").clone();
+        let credential = identity.valid_credential().expect("a credential");
+        let peer = PeerIdentity::of_verified_chain(credential.chain()).expect("an SVID");
+        assert!(!bundle.is_revoked(&peer.issuer, &serial));
+        bundle.set_crls(lists).expect("well formed");
+        assert!(bundle.is_revoked(&peer.issuer, &serial));
+    }
 
     fixture.kill();
     fixture.run().await;
@@ -78,4 +103,11 @@ async fn a_revoked_serial_ends_the_connection_and_outlives_a_restart() {
     let refused = connection.wait_for(|state| state.last_error.is_some());
     let state = tokio::time::timeout(DEADLINE, refused).await.expect("in time").expect("the client runs");
     assert!(!state.connected, "{:?}", state.last_error);
+
+    // Taken out of the file, the number is good again after the next start, for the sidecars too.
+    assert!(published.iter().all(|name| fixture.path(name).exists()));
+    fixture.kill();
+    fixture.write("state/revoked-serials", "");
+    fixture.run().await;
+    assert!(published.iter().all(|name| !fixture.path(name).exists()), "lists of before are withdrawn");
 }

@@ -18,6 +18,7 @@ use crate::error::{LabError, Result};
 use crate::kubelet::Pod;
 use crate::lab::{CONTROL_PLANE_LIMIT, Lab};
 use crate::objects::Key;
+use crate::state::write_atomically;
 
 /// Time for pods to become ready.
 const PODS_LIMIT: Duration = Duration::from_secs(20);
@@ -292,23 +293,16 @@ impl<'a> Demo<'a> {
         // The same call succeeds when the peer is expected: what is refused later is the identity alone.
         self.edit_impostor("rogue").await?;
         self.until_known("outbound|9080||impostor.lab", "rogue").await?;
-        let expected = until("the expected identity to be accepted", EDIT_LIMIT, || async {
-            let got = facts::get(&client, IMPOSTOR_URL, &[]).await?;
-            Ok((got.status == Some(200)).then_some(got.clone()).ok_or_else(|| got.describe()))
-        })
-        .await;
+        let expected = impostor_answers(&client, 200, "the expected identity to be accepted").await;
         self.report.promise(
             "a peer with the expected identity is accepted",
             expected.is_ok(),
             describe(&expected),
         );
         self.remember_sidecar("rogue", CLIENT_ID, ROGUE_ID).await?;
+        self.revoke(&client, &rogue).await?;
         self.edit_impostor("reviews").await?;
-        let refusal = until("the wrong identity to be refused", EDIT_LIMIT, || async {
-            let got = facts::get(&client, IMPOSTOR_URL, &[]).await?;
-            Ok((got.status == Some(503)).then_some(got.clone()).ok_or_else(|| got.describe()))
-        })
-        .await;
+        let refusal = impostor_answers(&client, 503, "the wrong identity to be refused").await;
         let counted = facts::app_requests(&rogue).await?;
         let last = facts::get(&client, IMPOSTOR_URL, &[]).await?;
         let reached = facts::app_requests(&rogue).await? > counted;
@@ -320,6 +314,21 @@ impl<'a> Demo<'a> {
             self.report.wrong_identity_refused,
             seen,
         );
+        Ok(())
+    }
+
+    /// The certificate that serves, on live connections too, is revoked at the control plane; then the same peer has a new one.
+    async fn revoke(&mut self, client: &Pod, rogue: &Pod) -> Result<()> {
+        let certs = facts::admin(rogue, "/certs").await?;
+        let serial = certs.pointer("/certificates/0/cert_chain/0/serial_number").and_then(Value::as_str);
+        let serial = serial.ok_or_else(|| LabError::process("rogue /certs", certs.to_string()))?;
+        let list = self.lab.cluster.paths.control_state.join("revoked-serials");
+        write_atomically(&list, format!("{serial} # {}\n", rogue.key).as_bytes())?;
+        let refused = impostor_answers(client, 503, "a revoked certificate to be refused").await;
+        self.report.promise("a revoked certificate is refused", refused.is_ok(), describe(&refused));
+        facts::rotate(rogue).await?;
+        let accepted = impostor_answers(client, 200, "a new certificate to be accepted").await;
+        self.report.promise("a new one in its place is accepted", accepted.is_ok(), describe(&accepted));
         Ok(())
     }
 
@@ -417,6 +426,15 @@ impl<'a> Demo<'a> {
         self.report.sidecars.push(facts);
         Ok(())
     }
+}
+
+/// Waits until a call of the impostor's service has that status.
+async fn impostor_answers(client: &Pod, status: u64, what: &str) -> Result<Got> {
+    until(what, EDIT_LIMIT, || async {
+        let got = facts::get(client, IMPOSTOR_URL, &[]).await?;
+        Ok((got.status == Some(status)).then_some(got.clone()).ok_or_else(|| got.describe()))
+    })
+    .await
 }
 
 /// Without an answer at all, as a TLS server treats plaintext.

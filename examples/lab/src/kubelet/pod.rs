@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Place, with_sources};
 use crate::cluster::Cluster;
@@ -29,6 +29,8 @@ use crate::tokens::TokenIssuer;
 
 /// Tokens live for an hour; renewed at 80 %.
 const TOKEN_RENEWAL: Duration = Duration::from_secs(48 * 60);
+/// How often volumes are compared with their ConfigMaps and Secrets; a real kubelet takes about a minute.
+const OBJECTS: Duration = Duration::from_secs(1);
 
 /// A pod that was started.
 #[derive(Debug)]
@@ -161,23 +163,34 @@ pub(super) async fn follow(pod: Weak<Pod>, directory: PathBuf, publish: bool, st
     }
 }
 
-/// Renews a pod's tokens while it exists.
+/// Keeps a pod's volumes up to date while it exists: tokens that expire, ConfigMaps and Secrets that change.
 pub(super) async fn renew(
     pod: Weak<Pod>,
     cluster: Arc<Cluster>,
     tokens: Arc<TokenIssuer>,
     capacity: Capacity,
 ) {
+    let mut tokens_renewed = Instant::now();
+    let mut said = None;
     loop {
-        sleep(TOKEN_RENEWAL).await;
+        sleep(OBJECTS).await;
         let Some(pod) = pod.upgrade() else { return };
         let spec = &pod.context.spec;
         let parts = (&pod.key, &pod.object, spec);
         let renewed = with_sources(&cluster, &tokens, capacity, parts, |sources| {
-            volumes::refresh(sources, spec, &pod.directory.join("volumes"))
+            let directory = pod.directory.join("volumes");
+            if tokens_renewed.elapsed() >= TOKEN_RENEWAL {
+                volumes::refresh_tokens(sources, spec, &directory)?;
+                tokens_renewed = Instant::now();
+            }
+            volumes::refresh_objects(sources, spec, &directory)
         });
-        if let Err(error) = renewed {
-            tracing::error!(pod = %pod.key, %error, "cannot renew a pod's tokens");
+        let error = renewed.err().map(|error| error.to_string());
+        if said != error {
+            if let Some(error) = &error {
+                tracing::error!(pod = %pod.key, %error, "cannot renew a pod's volumes");
+            }
+            said = error;
         }
     }
 }

@@ -57,10 +57,30 @@ pub(crate) fn make(
 }
 
 /// Renews what expires in a volume of projected tokens: rewrites the files atomically.
-pub(crate) fn refresh(sources: &Sources<'_>, spec: &PodSpec, directory: &Path) -> Result<()> {
+pub(crate) fn refresh_tokens(sources: &Sources<'_>, spec: &PodSpec, directory: &Path) -> Result<()> {
+    refresh(sources, spec, directory, &["projected"])
+}
+
+/// Brings volumes of ConfigMaps and Secrets up to date, as a kubelet does: what changed is replaced atomically, what is not
+/// in the object any more goes. A container that mounts a `subPath` keeps what it had.
+pub(crate) fn refresh_objects(sources: &Sources<'_>, spec: &PodSpec, directory: &Path) -> Result<()> {
+    refresh(sources, spec, directory, &["configMap", "secret"])
+}
+
+fn refresh(sources: &Sources<'_>, spec: &PodSpec, directory: &Path, kinds: &[&str]) -> Result<()> {
     for volume in &spec.volumes {
-        if let Some(source) = volume.source.get("projected").filter(|source| !source.is_null()) {
-            write_files(&directory.join(&volume.name), &files(sources, volume, "projected", source)?)?;
+        let source = volume.source.iter().find(|(_, value)| !value.is_null());
+        let Some((kind, source)) = source.filter(|(kind, _)| kinds.contains(&kind.as_str())) else {
+            continue;
+        };
+        let (path, files) = (directory.join(&volume.name), files(sources, volume, kind, source)?);
+        write_files(&path, &files)?;
+        for entry in fs::read_dir(&path).during(format!("list {}", path.display()))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let wanted = files.keys().any(|file| Path::new(file).starts_with(&name));
+            if !wanted && entry.path().is_file() {
+                fs::remove_file(entry.path()).during(format!("remove {}", entry.path().display()))?;
+            }
         }
     }
     Ok(())
@@ -202,6 +222,10 @@ fn write_files(directory: &Path, files: &Files) -> Result<()> {
             });
         }
         let path = directory.join(relative);
+        // Whoever watches the file is not woken for nothing.
+        if fs::read(&path).is_ok_and(|known| known == *content) {
+            continue;
+        }
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).during(format!("create {}", parent.display()))?;
         }
@@ -236,6 +260,14 @@ mod tests {
     use super::*;
 
     fn make_all(volumes: Value, directory: &Path) -> Result<BTreeMap<String, PathBuf>> {
+        let root = |kind: &str, name: &str| {
+            (kind == "ConfigMap" && name == "root")
+                .then(|| BTreeMap::from([(String::from("root-cert.pem"), b"PEM".to_vec())]))
+        };
+        with_data(volumes, &root, |sources| make(sources, sources.spec, directory))
+    }
+
+    fn with_data<T>(volumes: Value, data: Data<'_>, run: impl FnOnce(&Sources<'_>) -> T) -> T {
         let pod = json!({
             "metadata": { "name": "a", "namespace": "n", "labels": { "app": "a" } },
             "spec": {
@@ -249,13 +281,10 @@ mod tests {
             pod: &pod,
             spec: &spec,
             capacity: Capacity { cpus: 2, memory: 4096 },
-            data: &|kind, name| {
-                (kind == "ConfigMap" && name == "root")
-                    .then(|| BTreeMap::from([(String::from("root-cert.pem"), b"PEM".to_vec())]))
-            },
+            data,
             token: &|audience, seconds| Ok(format!("{audience}/{seconds}")),
         };
-        make(&sources, &spec, directory)
+        run(&sources)
     }
 
     #[test]
@@ -287,6 +316,49 @@ mod tests {
         assert!(made["nothing"].is_dir() && made["memory"].is_dir() && made["crl"].is_dir());
         let mode = fs::metadata(&made["memory"]).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o777);
+    }
+
+    #[test]
+    fn objects_that_change_change_their_volumes_and_no_other_file_is_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let volumes = json!([
+            { "name": "crl", "configMap": { "name": "crl", "optional": true } },
+            { "name": "key", "secret": { "secretName": "key" } },
+        ]);
+        let refreshed = |lists: &[(&str, &str)]| {
+            let data = |kind: &str, name: &str| match (kind, name) {
+                ("Secret", _) => Some(BTreeMap::from([(String::from("tls.key"), b"KEY".to_vec())])),
+                _ if lists.is_empty() => None,
+                _ => Some(
+                    lists.iter().map(|(key, text)| ((*key).to_owned(), text.as_bytes().to_vec())).collect(),
+                ),
+            };
+            with_data(volumes.clone(), &data, |sources| {
+                if !directory.path().join("crl").exists() {
+                    make(sources, sources.spec, directory.path()).unwrap();
+                }
+                refresh_objects(sources, sources.spec, directory.path()).unwrap();
+            });
+            let mut names: Vec<_> = fs::read_dir(directory.path().join("crl"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        let text = || fs::read_to_string(directory.path().join("crl/ca-crl.pem")).unwrap();
+        assert!(refreshed(&[]).is_empty(), "an optional object that is not there");
+        let inode = || {
+            use std::os::unix::fs::MetadataExt as _;
+            fs::metadata(directory.path().join("key/tls.key")).unwrap().ino()
+        };
+        let before = inode();
+        assert_eq!(refreshed(&[("ca-crl.pem", "one"), ("other", "")]), ["ca-crl.pem", "other"]);
+        assert_eq!(text(), "one");
+        assert_eq!(refreshed(&[("ca-crl.pem", "two")]), ["ca-crl.pem"]);
+        assert_eq!(text(), "two");
+        assert!(refreshed(&[]).is_empty(), "withdrawn");
+        assert_eq!(inode(), before, "the same content is not written again");
     }
 
     #[test]

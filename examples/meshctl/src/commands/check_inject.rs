@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use mesh_inject::webhook::{self, Selection};
-use mesh_inject::{Cluster, Injector, Request, Workload, annotation};
+use mesh_inject::{Cluster, Injector, NativeSidecars, Request, Workload, annotation};
 use serde_json::{Value, json};
 
 use self::question::{Question, Wanted, unknown_namespace};
@@ -66,7 +66,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<String> {
         everywhere: arguments.everywhere,
     };
     let question = if arguments.files.is_empty() {
-        Question::from_cluster(&arguments.cluster, &wanted, &arguments.settings)?
+        let by_kubelet = injector.settings().native_sidecars == NativeSidecars::Auto;
+        Question::from_cluster(&arguments.cluster, &wanted, &arguments.settings, by_kubelet)?
     } else {
         let revision = &injector.settings().revision;
         Question::from_files(&arguments.files, &wanted, &arguments.settings, revision)?

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use api_server::{ApiServer, CLIENT, TOKEN};
 use support::{meshctl, text};
 
+const NODES: &str = "/api/v1/nodes?limit=500";
 const WEBHOOKS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations?limit=500";
 
 fn list(items: &[Value]) -> Value {
@@ -70,6 +71,7 @@ fn cluster() -> ApiServer {
             403,
             json!({"kind": "Status", "message": "namespaces \"secret\" is forbidden"}),
         ),
+        (NODES, 200, list(&[])),
         ("/api/v1/namespaces/odd", 200, json!({"metadata": {"name": "odd"}})),
         ("/api/v1/namespaces/odd/pods?limit=500", 200, json!({"kind": "PodList"})),
     ])
@@ -103,7 +105,7 @@ fn every_pod_of_the_contexts_namespace_with_a_token() {
     assert_eq!(text(&output.stderr), "");
     assert_eq!(
         server.asked(),
-        [WEBHOOKS, "/api/v1/namespaces/shop", "/api/v1/namespaces/shop/pods?limit=500"]
+        [WEBHOOKS, "/api/v1/namespaces/shop", "/api/v1/namespaces/shop/pods?limit=500", NODES]
     );
 }
 
@@ -123,7 +125,43 @@ fn one_pod_with_a_client_certificate() {
         answers[0]["warnings"],
         json!(["the pod was injected when it was created; one created now would not be"])
     );
-    assert_eq!(server.asked(), [WEBHOOKS, "/api/v1/namespaces/quiet", "/api/v1/namespaces/quiet/pods/left"]);
+    assert_eq!(
+        server.asked(),
+        [WEBHOOKS, "/api/v1/namespaces/quiet", "/api/v1/namespaces/quiet/pods/left", NODES]
+    );
+}
+
+/// What the layout of the sidecar means for a Job depends on the oldest kubelet, not on the node of the pod that runs.
+#[test]
+fn old_kubelets_make_classic_sidecars() {
+    let owner =
+        json!({"apiVersion": "batch/v1", "kind": "Job", "name": "task", "uid": "1", "controller": true});
+    let mut job = pod("shop", "task-x7", json!({"generateName": "task-", "ownerReferences": [owner]}));
+    job["spec"]["nodeName"] = json!("new");
+    let node = |name: &str, version: &str| json!({"metadata": {"name": name}, "status": {"nodeInfo": {"kubeletVersion": version}}});
+    let ours = WebhookOptions { ca_bundle: Some("pem".to_owned()), ..WebhookOptions::default() }.build();
+    let asked = |nodes: (u16, Value), arguments: &[&str]| {
+        let server = ApiServer::start([
+            (WEBHOOKS, 200, list(std::slice::from_ref(&ours))),
+            ("/api/v1/namespaces/shop", 200, namespace("shop", json!({"istio-injection": "enabled"}))),
+            ("/api/v1/namespaces/shop/pods?limit=500", 200, list(std::slice::from_ref(&job))),
+            (NODES, nodes.0, nodes.1),
+        ]);
+        let output = check(&server, json!({"token": TOKEN}), arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let table = text(&output.stdout);
+        assert!(table.contains("Pod shop/task-x7: injected"), "{table}");
+        let classic = table.contains("this Job will not complete");
+        (classic, text(&output.stderr), server.asked().contains(&NODES.to_owned()))
+    };
+    let (old, new) = (node("old", "v1.32.9"), node("new", "v1.34.0"));
+    let both = list(&[old, new.clone()]);
+    assert_eq!(asked((200, both.clone()), &[]), (true, String::new(), true));
+    assert_eq!(asked((200, list(&[new])), &[]), (false, String::new(), true));
+    assert_eq!(asked((200, both), &["--native-sidecars=true"]), (false, String::new(), false));
+    let (classic, errors, _) = asked((403, json!({"kind": "Status", "message": "nodes is forbidden"})), &[]);
+    assert!(!classic && errors.contains("every node is taken to run native sidecars: "), "{errors}");
+    assert!(errors.contains("nodes is forbidden"), "{errors}");
 }
 
 #[test]
@@ -148,6 +186,7 @@ fn a_cluster_without_an_injector_says_so() {
         (WEBHOOKS, 200, list(&[])),
         ("/api/v1/namespaces/shop", 200, namespace("shop", json!({"istio-injection": "enabled"}))),
         ("/api/v1/namespaces/shop/pods?limit=500", 200, list(&[pod("shop", "a", json!({}))])),
+        (NODES, 200, list(&[])),
     ]);
     let output = check(&server, json!({"token": TOKEN}), &[]);
     assert!(text(&output.stdout).contains("Pod shop/a: NOT injected\n  no webhook selects the pod"));

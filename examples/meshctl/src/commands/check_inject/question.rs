@@ -16,7 +16,7 @@ pub(super) struct Question {
     pub(super) configurations: Vec<Value>,
     /// Were the configurations given, or made up from the settings because nobody gave any?
     pub(super) configurations_given: bool,
-    /// Namespaces and ProxyConfigs.
+    /// Namespaces, ProxyConfigs and nodes.
     pub(super) cluster: Cluster,
     /// Workloads, with their namespace and pod.
     pub(super) workloads: Vec<(Workload, String, Value)>,
@@ -66,11 +66,13 @@ impl Question {
         Ok(Self { configurations, configurations_given, cluster, workloads, live: false })
     }
 
-    /// Ask an API server. ProxyConfigs and namespaces of `settings` are added to what it says.
+    /// Ask an API server. ProxyConfigs, namespaces and nodes of `settings` are added to what it says. `by_kubelet`: whether
+    /// the layout of the sidecar depends on the versions of the nodes.
     pub(super) fn from_cluster(
         arguments: &ClusterArguments,
         wanted: &Wanted<'_>,
         settings: &SettingsArguments,
+        by_kubelet: bool,
     ) -> anyhow::Result<Self> {
         let connection = arguments.connection()?;
         let namespace = wanted.namespace.unwrap_or(&connection.namespace).to_owned();
@@ -78,14 +80,25 @@ impl Question {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let read = runtime.block_on(Objects::read(&client, wanted, &namespace))?;
         let mut cluster = settings.cluster(&[])?;
+        if by_kubelet {
+            match runtime.block_on(client.list("/api/v1/nodes", "Node")) {
+                Ok(nodes) => nodes.iter().for_each(|node| cluster.add_node(node)),
+                // Often only administrators may; most of the answer does not depend on it.
+                Err(error) => eprintln!("warning: every node is taken to run native sidecars: {error}"),
+            }
+        }
         for object in read.namespaces {
             cluster.add_namespace(object);
         }
         let configurations = injectors(read.configurations);
         let workloads = read.pods.iter().flat_map(offline::pods);
         let workloads = workloads
-            .map(|(workload, pod)| {
+            .map(|(workload, mut pod)| {
                 let namespace = workload.namespace.clone();
+                // A pod that is created now is not bound to a node yet.
+                if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
+                    spec.remove("nodeName");
+                }
                 (workload, namespace, pod)
             })
             .collect();
