@@ -191,7 +191,7 @@ async fn run(
         }
     };
     let local = upstream.local_addr().unwrap_or(info.local);
-    let session = shared.registry.upstream(&cluster, host.address, local, tls);
+    let session = shared.registry.upstream(&cluster, host.address(), local, tls);
     session.ends_with(End::Connection(life.clone()));
     if shared.is_revoked(session.tls.as_ref()) {
         // After the listing, so that a revocation that comes at this moment is seen by somebody.
@@ -242,7 +242,7 @@ async fn dial(
             outcomes.flags = ResponseFlags::NO_HEALTHY_UPSTREAM;
             return None;
         };
-        outcomes.upstream.host = Some(host.address);
+        outcomes.upstream.host = Some(host.address());
         outcomes.upstream.workload.clone_from(&host.endpoint.workload);
         outcomes.upstream.attempts = attempt;
         match connect(shared, cluster, &host, &ConnectOptions::default()).await {

@@ -4,7 +4,13 @@
 //! its field, unless the message itself marks it as optional. A route whose match is valid but whose action is not
 //! becomes [`RouteAction::Invalid`](crate::config::RouteAction::Invalid), which answers 500.
 
-use std::{fmt::Display, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use mesh_xds::pb::envoy::config::{cluster::v3 as cluster_pb, core::v3 as core, endpoint::v3 as endpoint_pb};
 use mesh_xds::pb::envoy::config::{listener::v3 as listener_pb, route::v3 as route_pb};
@@ -169,8 +175,32 @@ fn cidr(range: &core::CidrRange) -> Result<ipnet::IpNet> {
         .ok_or_else(|| ConfigError::invalid("prefix_len", bits, "too long for the address"))
 }
 
+/// A text that is often empty: nothing is allocated for it then.
+fn text(text: &str) -> Arc<str> {
+    if text.is_empty() { Arc::default() } else { text.into() }
+}
+
+/// Different sets of labels that are remembered for sharing.
+const SHARED_LABELS: usize = 16;
+
+/// The same set of labels for everybody who has these: a mesh has thousands of clusters and endpoints, and they say
+/// `tlsMode: istio` or nothing. Held weakly; what comes when all places are taken is not shared.
+fn shared_labels(labels: BTreeMap<String, String>) -> Arc<BTreeMap<String, String>> {
+    static KNOWN: Mutex<Vec<Weak<BTreeMap<String, String>>>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(same) = known.iter().filter_map(Weak::upgrade).find(|same| **same == labels) {
+        return same;
+    }
+    known.retain(|one| one.strong_count() > 0);
+    let labels = Arc::new(labels);
+    if known.len() < SHARED_LABELS {
+        known.push(Arc::downgrade(&labels));
+    }
+    labels
+}
+
 /// The strings of a metadata struct.
-fn strings(fields: &prost_types::Struct) -> std::collections::BTreeMap<String, String> {
+fn strings(fields: &prost_types::Struct) -> BTreeMap<String, String> {
     use prost_types::value::Kind;
     fields
         .fields

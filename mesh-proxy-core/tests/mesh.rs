@@ -115,7 +115,7 @@ fn client_that(
     cluster.transport_matches = vec![
         TransportSocketMatch {
             name: "tlsMode-istio".into(),
-            matches: [("tlsMode".to_owned(), "istio".to_owned())].into(),
+            matches: Arc::new([("tlsMode".to_owned(), "istio".to_owned())].into()),
             socket: TransportSocket::Tls(outbound_tls(accepts)),
         },
         TransportSocketMatch {

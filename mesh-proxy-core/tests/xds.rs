@@ -197,6 +197,9 @@ fn a_cluster_and_its_endpoints_are_taken_over() {
     let converted = LoadAssignment::try_from(&wire).unwrap();
     let endpoint = &converted.localities[0].endpoints[0];
     assert_eq!(endpoint.transport_match["tlsMode"], "istio");
+    let again = LoadAssignment::try_from(&wire).unwrap();
+    let same = &again.localities[0].endpoints[0].transport_match;
+    assert!(std::sync::Arc::ptr_eq(same, &endpoint.transport_match), "labels are held once");
     let mut nameless = wire;
     nameless.cluster_name.clear();
     assert_eq!(LoadAssignment::try_from(&nameless).unwrap_err().to_string(), "cluster_name: missing");

@@ -45,7 +45,7 @@ pub struct Entry {
     /// The form that serves.
     pub accepted: Option<Accepted>,
     /// The form that was refused after it.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
 }
 
 /// All resources by type and name.
@@ -71,7 +71,7 @@ impl Resources {
         let refusal = Refusal { resource, details, at: SystemTime::now() };
         self.with(|types| {
             types.entry(kind.clone()).or_default().entry(name.to_owned()).or_default().refusal =
-                Some(refusal);
+                Some(Box::new(refusal));
         });
     }
 

@@ -229,8 +229,9 @@ pub enum TransportSocket {
 pub struct TransportSocketMatch {
     /// Name, for statistics.
     pub name: Arc<str>,
-    /// All of these must be in the endpoint's `transport_match`; empty matches every endpoint.
-    pub matches: BTreeMap<String, String>,
+    /// All of these must be in the endpoint's `transport_match`; empty matches every endpoint. Shared, because most clusters
+    /// of a mesh say the same.
+    pub matches: Arc<BTreeMap<String, String>>,
     /// The transport.
     pub socket: TransportSocket,
 }

@@ -246,7 +246,7 @@ impl Run<'_> {
     ) -> Result<Sent, Failure> {
         let host = self.pick(exchange)?;
         let active = ActiveRequest::new(&host, &self.cluster.stats);
-        exchange.cx.upstream.host = Some(host.address);
+        exchange.cx.upstream.host = Some(host.address());
         exchange.cx.upstream.workload.clone_from(&host.endpoint.workload);
         self.cluster.stats.rq_total.inc();
         let begin = Instant::now();

@@ -20,7 +20,9 @@ use super::{
     slow_start,
 };
 use crate::{
-    config::{Cluster, Discovery, Endpoint, LbPolicy, LoadAssignment, Locality, TransportSocket},
+    config::{
+        Cluster, Discovery, Endpoint, LbPolicy, LoadAssignment, Locality, LocalityEndpoints, TransportSocket,
+    },
     telemetry::{ClusterStats, Stats},
     worker::Worker,
 };
@@ -118,18 +120,19 @@ impl ClusterRuntime {
         let reusable = old.is_none_or(|old| same_transport(&old.config, &self.config));
         let mut known: HashMap<SocketAddr, Vec<Arc<Host>>> = HashMap::new();
         for host in &previous {
-            known.entry(host.address).or_default().push(Arc::clone(host));
+            known.entry(host.address()).or_default().push(Arc::clone(host));
         }
         let now_ms = self.age_ms();
         let mut localities = Vec::with_capacity(assignment.localities.len());
         for group in &assignment.localities {
+            let locality = Arc::new(group.locality.clone());
             let hosts = group.endpoints.iter().map(|endpoint| {
                 let transport = self.transport_for(endpoint);
                 let kept = known.get_mut(&endpoint.address).filter(|_| reusable).and_then(|same| {
                     let at = same.iter().position(|h| {
                         h.endpoint == *endpoint
                             && h.priority == group.priority
-                            && h.locality == group.locality
+                            && *h.locality == group.locality
                             && h.transport == *transport
                     })?;
                     Some(same.swap_remove(at))
@@ -137,7 +140,7 @@ impl ClusterRuntime {
                 kept.unwrap_or_else(|| {
                     Arc::new(Host::new(
                         endpoint.clone(),
-                        group.locality.clone(),
+                        Arc::clone(&locality),
                         group.priority,
                         transport.clone(),
                         now_ms,
@@ -146,6 +149,7 @@ impl ClusterRuntime {
             });
             localities.push(LocalityHosts {
                 hosts: hosts.collect(),
+                locality,
                 weight: group.weight,
                 priority: group.priority,
             });
@@ -160,6 +164,22 @@ impl ClusterRuntime {
         }
         self.warm.store(true, Relaxed);
         self.rebuild();
+    }
+
+    /// The endpoints as they were given, told from the hosts.
+    pub(crate) fn assignment(&self, name: &str) -> LoadAssignment {
+        let members = self.members();
+        let localities = members.localities.iter().map(|group| LocalityEndpoints {
+            locality: Locality::clone(&group.locality),
+            weight: group.weight,
+            priority: group.priority,
+            endpoints: group.hosts.iter().map(|host| host.endpoint.clone()).collect(),
+        });
+        LoadAssignment {
+            localities: localities.collect(),
+            overprovisioning_factor: members.overprovisioning,
+            ..LoadAssignment::new(name, [])
+        }
     }
 
     /// Retires all hosts: the cluster is gone.
@@ -304,7 +324,7 @@ impl ClusterRuntime {
         let host = hosts.entry(to).or_insert_with(|| {
             let endpoint = Endpoint::new(to);
             let transport = self.transport_for(&endpoint).clone();
-            Arc::new(Host::new(endpoint, Locality::default(), 0, transport, 0))
+            Arc::new(Host::new(endpoint, Arc::<Locality>::default(), 0, transport, 0))
         });
         Arc::clone(host)
     }

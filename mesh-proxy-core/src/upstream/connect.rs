@@ -58,7 +58,7 @@ pub(crate) async fn connect(
     host.cx_total.fetch_add(1, Relaxed);
     cluster.stats.cx_total.inc();
     let attempt = async {
-        let tcp = net::connect(host.address, &cluster.config.bind, cluster.config.tcp_keepalive)
+        let tcp = net::connect(host.address(), &cluster.config.bind, cluster.config.tcp_keepalive)
             .await
             .map_err(ConnectError::Tcp)?;
         match &host.transport {
@@ -79,7 +79,7 @@ pub(crate) async fn connect(
         if matches!(error, ConnectError::Tls(_)) {
             cluster.stats.ssl_fail.inc();
         }
-        tracing::debug!(cluster = %cluster.config.name, host = %host.address, %error, "upstream connection failed");
+        tracing::debug!(cluster = %cluster.config.name, host = %host.address(), %error, "upstream connection failed");
     }
     outcome
 }
@@ -100,7 +100,7 @@ async fn handshake(
         Some(name) if context.auto_sni => name,
         _ => &context.sni,
     };
-    let name = tls::server_name(sni, host.address.ip()).map_err(|e| ConnectError::Tls(e.to_string()))?;
+    let name = tls::server_name(sni, host.address().ip()).map_err(|e| ConnectError::Tls(e.to_string()))?;
     let stream =
         TlsConnector::from(config).connect(name, tcp).await.map_err(|e| ConnectError::Tls(e.to_string()))?;
     let session = tls::describe(stream.get_ref().1, shared.options.tls.local_identity());

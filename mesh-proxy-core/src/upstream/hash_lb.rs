@@ -39,7 +39,7 @@ impl HashTable {
             target += scale * f64::from(host.endpoint.weight) / total as f64;
             let mut i = 0;
             while current < target {
-                let key = format!("{}_{i}", host.address);
+                let key = format!("{}_{i}", host.address());
                 ring.push((hash(function, key.as_bytes()), Arc::clone(host)));
                 current += 1.0;
                 i += 1;
@@ -64,7 +64,7 @@ impl HashTable {
         let mut builders: Vec<Builder<'_>> = hosts
             .iter()
             .map(|host| {
-                let key = host.address.to_string();
+                let key = host.address().to_string();
                 Builder {
                     host,
                     offset: XxHash64::oneshot(0, key.as_bytes()) % size,

@@ -17,9 +17,9 @@ use crate::{
 /// An endpoint. Lives as long as its cluster lists it or a request or connection uses it.
 #[derive(Debug)]
 pub(crate) struct Host {
-    pub(crate) address: SocketAddr,
     pub(crate) endpoint: Endpoint,
-    pub(crate) locality: Locality,
+    /// Shared by the hosts of one locality.
+    pub(crate) locality: Arc<Locality>,
     pub(crate) priority: u32,
     pub(crate) transport: TransportSocket,
     pub(crate) rq_active: AtomicU32,
@@ -39,13 +39,12 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(
         endpoint: Endpoint,
-        locality: Locality,
+        locality: Arc<Locality>,
         priority: u32,
         transport: TransportSocket,
         now_ms: u64,
     ) -> Self {
         Self {
-            address: endpoint.address,
             endpoint,
             locality,
             priority,
@@ -61,6 +60,11 @@ impl Host {
             removed: AtomicBool::new(false),
             pools: OnceLock::new(),
         }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.endpoint.address
     }
 
     /// This worker's pool; allocated with the host's first connection.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Host;
-use crate::config::EndpointHealth;
+use crate::config::{EndpointHealth, Locality};
 
 /// An immutable view of a cluster's hosts.
 #[derive(Debug, Default)]
@@ -35,7 +35,9 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    fn new(hosts: Vec<Arc<Host>>) -> Self {
+    fn new(mut hosts: Vec<Arc<Host>>) -> Self {
+        // Collected through a filter, it has room for twice as many.
+        hosts.shrink_to_fit();
         let equal = hosts.windows(2).all(|pair| pair[0].endpoint.weight == pair[1].endpoint.weight);
         let mut total = 0;
         let cumulative = if equal {
@@ -69,6 +71,7 @@ impl Group {
 #[derive(Debug)]
 pub(crate) struct LocalityHosts {
     pub(crate) hosts: Vec<Arc<Host>>,
+    pub(crate) locality: Arc<Locality>,
     pub(crate) weight: u32,
     pub(crate) priority: u32,
 }
@@ -91,7 +94,9 @@ impl HostSet {
         locality_weighted: bool,
     ) -> Self {
         let count = localities.iter().map(|l| l.priority as usize + 1).max().unwrap_or(0).min(128);
-        let mut set = Self::default();
+        let total = localities.iter().map(|l| l.hosts.len()).sum();
+        let mut set =
+            Self { all: Vec::with_capacity(total), priorities: Vec::with_capacity(count), ..Self::default() };
         for level in 0..count {
             let of_level = || localities.iter().filter(move |l| l.priority as usize == level);
             let pick = |test: fn(&Host) -> bool| {

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::{ClusterRuntime, outlier};
 use crate::{
-    config::{Cluster, Discovery, LbPolicy, LoadAssignment, LocalityEndpoints},
+    config::{Cluster, Discovery, LbPolicy, LoadAssignment, Locality, LocalityEndpoints},
     error::{ApplyError, ConfigError},
     proxy::{ClusterSnapshot, EndpointSnapshot},
     telemetry::Stats,
@@ -21,7 +21,18 @@ type Table = HashMap<Arc<str>, Arc<ClusterRuntime>>;
 #[derive(Debug, Default)]
 pub(crate) struct ClusterManager {
     active: ArcSwap<Table>,
-    assignments: Mutex<BTreeMap<Arc<str>, Arc<LoadAssignment>>>,
+    assignments: Mutex<Assignments>,
+}
+
+type Assignments = BTreeMap<Arc<str>, Given>;
+
+/// Endpoints that were given for an EDS service name.
+#[derive(Debug)]
+enum Given {
+    /// No cluster has taken them yet.
+    Kept(Arc<LoadAssignment>),
+    /// Clusters have made hosts of them, from which they can be told: there is no need to hold them twice.
+    InUse,
 }
 
 fn refused(kind: &'static str, name: &Arc<str>, source: ConfigError) -> ApplyError {
@@ -29,7 +40,7 @@ fn refused(kind: &'static str, name: &Arc<str>, source: ConfigError) -> ApplyErr
 }
 
 impl ClusterManager {
-    fn assignments(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<LoadAssignment>>> {
+    fn assignments(&self) -> MutexGuard<'_, Assignments> {
         self.assignments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,14 +54,14 @@ impl ClusterManager {
             return Err(refused("cluster", &config.name, ConfigError::Missing { field: "name".into() }));
         }
         validate_cluster(&config).map_err(|e| refused("cluster", &config.name, e))?;
-        let assignments = self.assignments();
+        let mut assignments = self.assignments();
         let old = self.get(&config.name);
         if let Some(old) = old.as_ref().filter(|old| *old.config == config) {
             return Ok(Arc::clone(old));
         }
         let given = match &config.discovery {
             Discovery::Static(assignment) => Some(Arc::clone(assignment)),
-            Discovery::Eds { service_name } => assignments.get(service_name).cloned(),
+            Discovery::Eds { service_name } => self.given(&assignments, service_name),
             // What was resolved before serves until the names are resolved again.
             Discovery::StrictDns { .. } | Discovery::LogicalDns { .. } => {
                 old.as_ref().filter(|old| old.config.discovery == config.discovery).map(|old| resolved(old))
@@ -60,12 +71,41 @@ impl ClusterManager {
         let cluster = Arc::new(ClusterRuntime::new(Arc::new(config), old.as_deref(), stats));
         if let Some(given) = given {
             cluster.set_endpoints(&given, old.as_deref());
+            if let Discovery::Eds { service_name } = &cluster.config.discovery {
+                assignments.insert(Arc::clone(service_name), Given::InUse);
+            }
         } else if let Some(old) = &old {
             cluster.adopt_original(old);
         }
         self.change(|table| table.insert(Arc::clone(&cluster.config.name), Arc::clone(&cluster)));
+        if let Some(old) = &old {
+            self.keep(&mut assignments, old);
+        }
         drop(assignments);
         Ok(cluster)
+    }
+
+    /// The endpoints of a service name, if any were given.
+    fn given(&self, assignments: &Assignments, service: &Arc<str>) -> Option<Arc<LoadAssignment>> {
+        match assignments.get(service)? {
+            Given::Kept(assignment) => Some(Arc::clone(assignment)),
+            Given::InUse => self.one_of(service).map(|cluster| Arc::new(cluster.assignment(service))),
+        }
+    }
+
+    /// Keeps the endpoints of a cluster that is gone when it was the last one that had them: another may come for them.
+    fn keep(&self, assignments: &mut Assignments, gone: &ClusterRuntime) {
+        let Discovery::Eds { service_name } = &gone.config.discovery else { return };
+        if let Some(given @ Given::InUse) = assignments.get_mut(service_name)
+            && self.one_of(service_name).is_none()
+        {
+            *given = Given::Kept(Arc::new(gone.assignment(service_name)));
+        }
+    }
+
+    /// An active cluster with this EDS service name.
+    fn one_of(&self, service: &str) -> Option<Arc<ClusterRuntime>> {
+        self.active.load().values().find(|cluster| has_service(cluster, service)).cloned()
     }
 
     fn change<R>(&self, f: impl FnOnce(&mut Table) -> R) -> R {
@@ -76,8 +116,10 @@ impl ClusterManager {
     }
 
     pub(crate) fn remove(&self, name: &str, stats: &Stats) -> bool {
-        let _serialised = self.assignments();
+        let mut assignments = self.assignments();
         let Some(gone) = self.change(|table| table.remove(name)) else { return false };
+        self.keep(&mut assignments, &gone);
+        drop(assignments);
         gone.retire();
         stats.remove_cluster(gone.config.stat_name());
         true
@@ -87,8 +129,9 @@ impl ClusterManager {
         validate(&assignment).map_err(|e| refused("load assignment", &assignment.cluster_name, e))?;
         let assignment = Arc::new(assignment);
         let mut assignments = self.assignments();
-        assignments.insert(Arc::clone(&assignment.cluster_name), Arc::clone(&assignment));
-        self.update(&assignment.cluster_name, &assignment);
+        let name = Arc::clone(&assignment.cluster_name);
+        let is_used = self.update(&name, &assignment);
+        assignments.insert(name, if is_used { Given::InUse } else { Given::Kept(assignment) });
         drop(assignments);
         Ok(())
     }
@@ -103,13 +146,11 @@ impl ClusterManager {
         known
     }
 
-    fn update(&self, service: &str, assignment: &LoadAssignment) {
-        for cluster in self.active.load().values() {
-            if matches!(&cluster.config.discovery, Discovery::Eds { service_name } if &**service_name == service)
-            {
-                cluster.set_endpoints(assignment, None);
-            }
-        }
+    /// Returns whether any cluster has them now.
+    fn update(&self, service: &str, assignment: &LoadAssignment) -> bool {
+        let active = self.active.load();
+        let clusters = active.values().filter(|cluster| has_service(cluster, service));
+        clusters.inspect(|cluster| cluster.set_endpoints(assignment, None)).count() > 0
     }
 
     /// EDS service names that clusters wait for.
@@ -159,6 +200,10 @@ impl ClusterManager {
     }
 }
 
+fn has_service(cluster: &ClusterRuntime, service: &str) -> bool {
+    matches!(&cluster.config.discovery, Discovery::Eds { service_name } if **service_name == *service)
+}
+
 /// The endpoints that a DNS cluster has now.
 fn resolved(cluster: &ClusterRuntime) -> Arc<LoadAssignment> {
     let endpoints = cluster.hosts().all.iter().map(|host| host.endpoint.clone()).collect();
@@ -168,9 +213,9 @@ fn resolved(cluster: &ClusterRuntime) -> Arc<LoadAssignment> {
 
 fn snapshot(host: &super::Host) -> EndpointSnapshot {
     EndpointSnapshot {
-        address: host.address,
+        address: host.address(),
         hostname: Arc::clone(&host.endpoint.hostname),
-        locality: host.locality.clone(),
+        locality: Locality::clone(&host.locality),
         priority: host.priority,
         weight: host.endpoint.weight,
         health: host.endpoint.health,
@@ -244,3 +289,6 @@ fn validate(assignment: &LoadAssignment) -> Result<(), ConfigError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -351,7 +351,7 @@ async fn open_http1(
 ) -> Result<Exclusive, PoolError> {
     let (stream, tls) = connect(shared, cluster, host, options).await.map_err(PoolError::Connect)?;
     let local: SocketAddr = local_of(&stream);
-    let session = shared.registry.upstream(cluster, host.address, local, tls);
+    let session = shared.registry.upstream(cluster, host.address(), local, tls);
     let open = Open::new(shared, worker, cluster, host, permit, Arc::clone(&session));
     let (sender, connection) = http1::Builder::new()
         .handshake(TokioIo::new(stream))
@@ -375,7 +375,7 @@ async fn open_http2(
 ) -> Result<Arc<Multiplexed>, PoolError> {
     let (stream, tls) = connect(shared, cluster, host, options).await.map_err(PoolError::Connect)?;
     let local = local_of(&stream);
-    let session = shared.registry.upstream(cluster, host.address, local, tls);
+    let session = shared.registry.upstream(cluster, host.address(), local, tls);
     let open = Open::new(shared, worker, cluster, host, permit, Arc::clone(&session));
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(60 * 1024)

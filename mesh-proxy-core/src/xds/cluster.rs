@@ -209,7 +209,7 @@ fn transport_match(message: &pb::cluster::TransportSocketMatch) -> Result<Transp
         Some(socket) => tls::upstream(socket).at("transport_socket")?,
         None => TransportSocket::Raw,
     };
-    let matches = message.r#match.as_ref().map_or_else(BTreeMap::new, strings);
+    let matches = super::shared_labels(message.r#match.as_ref().map_or_else(BTreeMap::new, strings));
     Ok(TransportSocketMatch { name: message.name.as_str().into(), matches, socket })
 }
 

@@ -2,8 +2,10 @@
 
 use mesh_xds::pb::envoy::config::{core::v3 as core, endpoint::v3 as pb};
 
-use super::{At, Result, audit::fields, missing, socket_address, strings, unsupported};
+use super::{At, Result, audit::fields, missing, shared_labels, socket_address, strings, text, unsupported};
 use crate::config::{Endpoint, EndpointHealth, LoadAssignment, Locality, LocalityEndpoints};
+
+type Labels = std::sync::Arc<std::collections::BTreeMap<String, String>>;
 
 pub(super) fn load_assignment(message: &pb::ClusterLoadAssignment) -> Result<LoadAssignment> {
     fields!(message => pb::ClusterLoadAssignment {
@@ -46,11 +48,8 @@ fn locality(message: &pb::LocalityLbEndpoints) -> Result<LocalityEndpoints> {
     });
     let mut endpoints: Vec<Endpoint> = Vec::with_capacity(message.lb_endpoints.len());
     for (i, message) in message.lb_endpoints.iter().enumerate() {
-        let mut next = endpoint(message).at(format!("lb_endpoints[{i}]"))?;
-        if let Some(alike) = endpoints.last().filter(|last| last.transport_match == next.transport_match) {
-            next.transport_match = alike.transport_match.clone();
-        }
-        endpoints.push(next);
+        let known = endpoints.last().map(|last| &last.transport_match);
+        endpoints.push(endpoint(message, known).at(format!("lb_endpoints[{i}]"))?);
     }
     Ok(LocalityEndpoints {
         locality: place,
@@ -60,7 +59,7 @@ fn locality(message: &pb::LocalityLbEndpoints) -> Result<LocalityEndpoints> {
     })
 }
 
-fn endpoint(message: &pb::LbEndpoint) -> Result<Endpoint> {
+fn endpoint(message: &pb::LbEndpoint, known: Option<&Labels>) -> Result<Endpoint> {
     let Some(pb::lb_endpoint::HostIdentifier::Endpoint(inner)) = &message.host_identifier else {
         return Err(unsupported("endpoint_name", "an endpoint by name"));
     };
@@ -79,12 +78,17 @@ fn endpoint(message: &pb::LbEndpoint) -> Result<Endpoint> {
         let fields = message.metadata.as_ref()?.filter_metadata.get(filter)?;
         Some(strings(fields))
     };
+    let labels = metadata("envoy.transport_socket_match").unwrap_or_default();
     Ok(Endpoint {
         address: socket_address(inner.address.as_ref()).at("endpoint")?,
-        hostname: inner.hostname.as_str().into(),
+        hostname: text(&inner.hostname),
         health,
         weight: message.load_balancing_weight.unwrap_or(1),
-        transport_match: metadata("envoy.transport_socket_match").unwrap_or_default().into(),
+        // Mostly those of the endpoint before.
+        transport_match: match known.filter(|known| ***known == labels) {
+            Some(known) => Labels::clone(known),
+            None => shared_labels(labels),
+        },
         workload: metadata("istio").and_then(|m| m.get("workload").map(|w| w.as_str().into())),
     })
 }

@@ -17,7 +17,11 @@ use super::ads::AdsClient;
 use super::core::LapseReason;
 use super::subscription::Names;
 use super::warming::{Candidate, Change, Warming};
-use super::watch::{Update, Watch};
+use super::watch::{Encoded, Watch};
+
+/// How many assignments are decoded and handed over at once: those of a first push take hundreds of times the memory of
+/// one.
+const PORTION: usize = 16;
 
 type Accept = Box<dyn FnMut(Candidate<'_>) -> Result<(), String> + Send>;
 
@@ -30,6 +34,8 @@ pub struct Configuration {
     secrets: Option<Watch<Secret>>,
     accept: Accept,
     warming: Warming,
+    /// Endpoints of which a portion was handed over.
+    begun: Option<Encoded<ClusterLoadAssignment>>,
     started: Instant,
     wanted_endpoints: BTreeSet<String>,
     wanted_routes: BTreeSet<String>,
@@ -49,6 +55,7 @@ impl Configuration {
             secrets: secrets.then(|| client.watch(Names::none())),
             accept,
             warming: if secrets { Warming::with_secrets() } else { Warming::new() },
+            begun: None,
             started: Instant::now(),
             wanted_endpoints: BTreeSet::new(),
             wanted_routes: BTreeSet::new(),
@@ -61,22 +68,29 @@ impl Configuration {
 
     /// The next changes to apply, in their order; `None` when the client has stopped.
     ///
-    /// An empty list comes at most once: when the first configuration is complete and its last part changed nothing.
-    /// Acknowledgements go out while this is awaited: a consumer that stops calling it stops acknowledging. Cancel safe.
+    /// Endpoints come in portions, so that not all of a first push are decoded at once. An empty list comes at most once:
+    /// when the first configuration is complete and its last part changed nothing. Acknowledgements go out while this is
+    /// awaited: a consumer that stops calling it stops acknowledging. Cancel safe.
     pub async fn next(&mut self) -> Option<Vec<Change>> {
         loop {
             let timer = self.warming.next_timer().and_then(|at| self.started.checked_add(at));
             // In dependency order, so that of several responses the one that others need is taken first.
-            let changes = tokio::select! {
-                biased;
-                update = self.clusters.next() => self.on_clusters(update?),
-                update = self.endpoints.next() => self.on_endpoints(update?),
-                update = self.listeners.next() => self.on_listeners(update?),
-                update = self.routes.next() => self.on_routes(update?),
-                update = next(&mut self.secrets) => self.on_secrets(update?),
-                () = at(timer) => self.warming.on_timer(self.started.elapsed()),
+            let changes = if let Some(endpoints) = self.begun.take() {
+                self.on_endpoints(endpoints)
+            } else {
+                tokio::select! {
+                    biased;
+                    update = self.clusters.next_encoded() => self.on_clusters(update?),
+                    update = self.endpoints.next_encoded() => self.on_endpoints(update?),
+                    update = self.listeners.next_encoded() => self.on_listeners(update?),
+                    update = self.routes.next_encoded() => self.on_routes(update?),
+                    update = next(&mut self.secrets) => self.on_secrets(update?),
+                    () = at(timer) => self.warming.on_timer(self.started.elapsed()),
+                }
             };
-            self.follow();
+            if self.begun.is_none() {
+                self.follow();
+            }
             let first = self.is_complete() && !self.complete_once;
             self.complete_once |= first;
             if first || !changes.is_empty() {
@@ -88,7 +102,8 @@ impl Configuration {
     /// Whether the first listeners and clusters came and nothing waits for what it needs.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.seen_clusters && self.seen_listeners && self.warming.next_waiting().is_none()
+        let all_seen = self.seen_clusters && self.seen_listeners && self.begun.is_none();
+        all_seen && self.warming.next_waiting().is_none()
     }
 
     /// Names of clusters and of listeners that wait for endpoints or routes.
@@ -97,31 +112,76 @@ impl Configuration {
         self.warming.waiting()
     }
 
-    fn on_clusters(&mut self, update: Update<Cluster>) -> Vec<Change> {
+    fn on_clusters(&mut self, mut update: Encoded<Cluster>) -> Vec<Change> {
         self.seen_clusters = true;
-        let (new, removed) = sift(update, |r| (self.accept)(Candidate::Cluster(r)), false);
-        self.warming.on_clusters(self.started.elapsed(), new, &removed)
+        let removed = removed(&mut update);
+        let new = Sifted {
+            from: &mut update,
+            accept: &mut self.accept,
+            candidate: |r| Candidate::Cluster(r),
+            again: false,
+        };
+        let changes = self.warming.on_clusters(self.started.elapsed(), new, &removed);
+        update.update.accept();
+        changes
     }
 
-    fn on_endpoints(&mut self, update: Update<ClusterLoadAssignment>) -> Vec<Change> {
-        let (new, removed) = sift(update, |r| (self.accept)(Candidate::Endpoints(r)), true);
-        self.warming.on_endpoints(self.started.elapsed(), new, &removed)
+    fn on_endpoints(&mut self, mut update: Encoded<ClusterLoadAssignment>) -> Vec<Change> {
+        let new = Sifted {
+            from: &mut update,
+            accept: &mut self.accept,
+            candidate: |r| Candidate::Endpoints(r),
+            again: true,
+        };
+        let portion: Vec<_> = new.take(PORTION).collect();
+        let is_last = update.is_empty();
+        let removed = if is_last { removed(&mut update) } else { Vec::new() };
+        let changes = self.warming.on_endpoints(self.started.elapsed(), portion, &removed);
+        if is_last {
+            update.update.accept();
+        } else {
+            self.begun = Some(update);
+        }
+        changes
     }
 
-    fn on_listeners(&mut self, update: Update<Listener>) -> Vec<Change> {
+    fn on_listeners(&mut self, mut update: Encoded<Listener>) -> Vec<Change> {
         self.seen_listeners = true;
-        let (new, removed) = sift(update, |r| (self.accept)(Candidate::Listener(r)), false);
-        self.warming.on_listeners(self.started.elapsed(), new, &removed)
+        let removed = removed(&mut update);
+        let new = Sifted {
+            from: &mut update,
+            accept: &mut self.accept,
+            candidate: |r| Candidate::Listener(r),
+            again: false,
+        };
+        let changes = self.warming.on_listeners(self.started.elapsed(), new, &removed);
+        update.update.accept();
+        changes
     }
 
-    fn on_routes(&mut self, update: Update<RouteConfiguration>) -> Vec<Change> {
-        let (new, removed) = sift(update, |r| (self.accept)(Candidate::Routes(r)), true);
-        self.warming.on_routes(self.started.elapsed(), new, &removed)
+    fn on_routes(&mut self, mut update: Encoded<RouteConfiguration>) -> Vec<Change> {
+        let removed = removed(&mut update);
+        let new = Sifted {
+            from: &mut update,
+            accept: &mut self.accept,
+            candidate: |r| Candidate::Routes(r),
+            again: true,
+        };
+        let changes = self.warming.on_routes(self.started.elapsed(), new, &removed);
+        update.update.accept();
+        changes
     }
 
-    fn on_secrets(&mut self, update: Update<Secret>) -> Vec<Change> {
-        let (new, _) = sift(update, |r| (self.accept)(Candidate::Secret(r)), true);
-        self.warming.on_secrets(self.started.elapsed(), new)
+    fn on_secrets(&mut self, mut update: Encoded<Secret>) -> Vec<Change> {
+        let new = Sifted {
+            from: &mut update,
+            accept: &mut self.accept,
+            candidate: |r| Candidate::Secret(r),
+            again: true,
+        };
+        let changes = self.warming.on_secrets(self.started.elapsed(), new);
+        update.update.accept();
+        changes
     }
 
     /// Subscribes to what is referred to now.
@@ -151,31 +211,41 @@ impl fmt::Debug for Configuration {
     }
 }
 
-/// Asks about each resource, acknowledges, and returns what was accepted and what is gone.
-fn sift<T: Resource>(
-    mut update: Update<T>,
-    mut accept: impl FnMut(&T) -> Result<(), String>,
+/// The resources of an update that are accepted, one after the other; the others are rejected.
+struct Sifted<'a, T> {
+    from: &'a mut Encoded<T>,
+    accept: &'a mut Accept,
+    candidate: for<'b> fn(&'b T) -> Candidate<'b>,
+    /// Whether "it came again" is news: to a parent that waits for it. Else what is in use already is not handed on.
     again: bool,
-) -> (Vec<Arc<T>>, Vec<String>) {
-    let mut accepted = Vec::new();
-    for upsert in std::mem::take(&mut update.upserts) {
-        match accept(&upsert.resource) {
-            // What is in use already is handed on only where "it came again" is news: to a parent that waits for it.
-            Ok(()) if upsert.unchanged && !again => {}
-            Ok(()) => accepted.push(upsert.resource),
-            Err(reason) => update.reject(&upsert.name, reason),
-        }
-    }
-    // How long a parent waits for a child is the parent's own timer.
-    let missing = update.lapse == Some(LapseReason::Missing);
-    let removed = if missing { Vec::new() } else { std::mem::take(&mut update.removed) };
-    update.accept();
-    (accepted, removed)
 }
 
-async fn next<T: Resource>(watch: &mut Option<Watch<T>>) -> Option<Update<T>> {
+impl<T: Resource> Iterator for Sifted<'_, T> {
+    type Item = Arc<T>;
+
+    fn next(&mut self) -> Option<Arc<T>> {
+        loop {
+            let upsert = self.from.take()?;
+            match (self.accept)((self.candidate)(&upsert.resource)) {
+                Ok(()) if upsert.unchanged && !self.again => {}
+                Ok(()) => return Some(upsert.resource),
+                Err(reason) => self.from.update.reject(&upsert.name, reason),
+            }
+        }
+    }
+}
+
+/// What is gone. How long a parent waits for a child that does not come is the parent's own timer.
+fn removed<T>(update: &mut Encoded<T>) -> Vec<String> {
+    match update.update.lapse {
+        Some(LapseReason::Missing) => Vec::new(),
+        _ => std::mem::take(&mut update.update.removed),
+    }
+}
+
+async fn next<T: Resource>(watch: &mut Option<Watch<T>>) -> Option<Encoded<T>> {
     match watch {
-        Some(watch) => watch.next().await,
+        Some(watch) => watch.next_encoded().await,
         None => std::future::pending().await,
     }
 }

@@ -132,8 +132,8 @@ pub struct Follow {
 /// The dependency graph of one client: accepted resources in, changes in a safe order out.
 #[derive(Debug, Default)]
 pub struct Warming {
-    clusters: BTreeMap<String, Slot<Cluster>>,
-    listeners: BTreeMap<String, Slot<Listener>>,
+    clusters: BTreeMap<String, Slot>,
+    listeners: BTreeMap<String, Slot>,
     /// Encoded, because most are never looked at again.
     endpoints: BTreeMap<String, Bytes>,
     routes: BTreeMap<String, Bytes>,
@@ -169,7 +169,7 @@ impl Warming {
     pub fn on_clusters(
         &mut self,
         now: Duration,
-        clusters: Vec<Arc<Cluster>>,
+        clusters: impl IntoIterator<Item = Arc<Cluster>>,
         removed: &[String],
     ) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -190,7 +190,7 @@ impl Warming {
             }
             let secrets = if self.follows_secrets { secrets_of_cluster(&cluster) } else { Vec::new() };
             let references = endpoints.into_iter().chain(secrets).collect();
-            let waiting = Waiting::new(now, cluster, references, |r| match r.kind {
+            let waiting = Waiting::new(now, &*cluster, references, |r| match r.kind {
                 Kind::Endpoints => !is_new || !self.endpoints.contains_key(&r.name),
                 _ => self.is_unknown(r),
             });
@@ -215,7 +215,7 @@ impl Warming {
     pub fn on_endpoints(
         &mut self,
         now: Duration,
-        endpoints: Vec<Arc<ClusterLoadAssignment>>,
+        endpoints: impl IntoIterator<Item = Arc<ClusterLoadAssignment>>,
         removed: &[String],
     ) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -225,7 +225,7 @@ impl Warming {
             let news = self.endpoints.insert(name.clone(), bytes.clone()).is_none_or(|old| old != bytes);
             self.no_endpoints.remove(&name);
             let activated = self.found_for_clusters(Kind::Endpoints, &name, &mut changes);
-            let serves = |(cluster, slot): &(&String, &Slot<Cluster>)| {
+            let serves = |(cluster, slot): &(&String, &Slot)| {
                 slot.serves_with(Kind::Endpoints, &name) && !activated.contains(*cluster)
             };
             let clusters: Vec<_> =
@@ -244,7 +244,11 @@ impl Warming {
 
     /// Secrets came. What comes is handed on at once, for it always is news to somebody. That one does not exist is no
     /// news: without it nobody could serve, so whoever waits waits on, and what is in use stays in use.
-    pub fn on_secrets(&mut self, now: Duration, secrets: Vec<Arc<Secret>>) -> Vec<Change> {
+    pub fn on_secrets(
+        &mut self,
+        now: Duration,
+        secrets: impl IntoIterator<Item = Arc<Secret>>,
+    ) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut ready = Vec::new();
         for secret in secrets {
@@ -263,7 +267,7 @@ impl Warming {
     pub fn on_listeners(
         &mut self,
         now: Duration,
-        listeners: Vec<Arc<Listener>>,
+        listeners: impl IntoIterator<Item = Arc<Listener>>,
         removed: &[String],
     ) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -271,7 +275,7 @@ impl Warming {
             let name = listener.name.clone();
             let secrets = if self.follows_secrets { secrets_of_listener(&listener) } else { Vec::new() };
             let references = routes_of(&listener).into_iter().chain(secrets).collect();
-            let waiting = Waiting::new(now, listener, references, |r| self.is_unknown(r));
+            let waiting = Waiting::new(now, &*listener, references, |r| self.is_unknown(r));
             self.listeners.entry(name).or_default().warming = Some(waiting);
         }
         for name in removed {
@@ -288,7 +292,7 @@ impl Warming {
     pub fn on_routes(
         &mut self,
         now: Duration,
-        routes: Vec<Arc<RouteConfiguration>>,
+        routes: impl IntoIterator<Item = Arc<RouteConfiguration>>,
         removed: &[String],
     ) -> Vec<Change> {
         for routes in routes {
@@ -342,7 +346,7 @@ impl Warming {
         let new_cluster = self.clusters.values().any(|slot| slot.active.is_none() && slot.warming.is_some());
         let closed = !self.clusters_seen || new_cluster;
         self.started |= !closed;
-        let ready = |slot: &Slot<Listener>| slot.warming.as_ref().is_some_and(|w| w.missing.is_empty());
+        let ready = |slot: &Slot| slot.warming.as_ref().is_some_and(|w| w.missing.is_empty());
         let listeners: Vec<_> =
             self.listeners.iter().filter(|(_, slot)| ready(slot)).map(|(name, _)| name.clone()).collect();
         if listeners.is_empty() && self.held_routes.is_empty() {
@@ -377,9 +381,8 @@ impl Warming {
 
     /// Hands over what has waited long enough, without what is missing.
     pub fn on_timer(&mut self, now: Duration) -> Vec<Change> {
-        fn late<T>(slots: &BTreeMap<String, Slot<T>>, now: Duration) -> Vec<String> {
-            let over =
-                |slot: &Slot<T>| slot.warming.as_ref().and_then(|w| w.until).is_some_and(|at| at <= now);
+        fn late(slots: &BTreeMap<String, Slot>, now: Duration) -> Vec<String> {
+            let over = |slot: &Slot| slot.warming.as_ref().and_then(|w| w.until).is_some_and(|at| at <= now);
             slots.iter().filter(|(_, slot)| over(slot)).map(|(name, _)| name.clone()).collect()
         }
         let mut changes = Vec::new();
@@ -438,7 +441,7 @@ impl Warming {
         let bytes = references.iter().find(is_there).and_then(|r| self.endpoints.get(&r.name));
         let endpoints = bytes.and_then(|b| ClusterLoadAssignment::decode(b.clone()).ok()).map(Arc::new);
         slot.active = Some(references);
-        Some(Change::Cluster { cluster: resource, endpoints })
+        Some(Change::Cluster { cluster: Arc::new(Cluster::decode(resource).ok()?), endpoints })
     }
 
     fn activate_listener(&mut self, name: &str) -> Option<Change> {
@@ -448,7 +451,7 @@ impl Warming {
         let known = routes.filter_map(|r| self.routes.get(&r.name));
         let routes = known.filter_map(|b| RouteConfiguration::decode(b.clone()).ok().map(Arc::new)).collect();
         slot.active = Some(waiting.references);
-        Some(Change::Listener { listener: waiting.resource, routes })
+        Some(Change::Listener { listener: Arc::new(Listener::decode(waiting.resource).ok()?), routes })
     }
 
     /// A resource that nobody refers to dies with its last parent.

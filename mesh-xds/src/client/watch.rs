@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::resource::{self, Resource, TypeUrl};
 
-use super::core::{Delivery, Lapse, LapseReason};
+use super::core::{Delivery, Lapse, LapseReason, Received};
 use super::run::Command;
 use super::state::Rejection;
 use super::subscription::Names;
@@ -65,9 +65,14 @@ impl<T: Resource> Watch<T> {
     /// Every update has to be decided: the server hears nothing about it before. The first one may be empty, which
     /// says that the server has nothing.
     pub async fn next(&mut self) -> Option<Update<T>> {
+        self.next_encoded().await.map(Encoded::decode)
+    }
+
+    /// The same, for a consumer that decodes one resource after the other. Cancel safe.
+    pub(super) async fn next_encoded(&mut self) -> Option<Encoded<T>> {
         Some(match self.inbox.recv().await? {
-            Event::Lapse(lapse) => Update::lapsed(lapse),
-            Event::Delivery(delivery) => Update::decode(delivery, self.commands.clone()),
+            Event::Lapse(lapse) => Encoded { left: VecDeque::new(), update: Update::lapsed(lapse) },
+            Event::Delivery(delivery) => Encoded::new(delivery, self.commands.clone()),
         })
     }
 
@@ -111,27 +116,7 @@ pub struct Update<T> {
     decision: Option<(u64, mpsc::UnboundedSender<Command>)>,
 }
 
-impl<T: Resource> Update<T> {
-    fn decode(delivery: Delivery, commands: mpsc::UnboundedSender<Command>) -> Self {
-        let mut upserts = VecDeque::new();
-        let mut rejections = Vec::new();
-        let mut names = Vec::new();
-        for received in delivery.resources {
-            names.push(received.name.clone());
-            match resource::decode::<T>(&received.resource) {
-                Ok(decoded) => upserts.push_back(Upsert {
-                    name: received.name,
-                    version: received.version,
-                    resource: Arc::new(decoded),
-                    unchanged: received.unchanged,
-                }),
-                Err(error) => rejections.push(Rejection { name: received.name, reason: error.to_string() }),
-            }
-        }
-        let decision = Some((delivery.id, commands));
-        Self { upserts, removed: delivery.removed, lapse: None, rejections, names, decision }
-    }
-
+impl<T> Update<T> {
     fn lapsed(lapse: Lapse) -> Self {
         Self {
             upserts: VecDeque::new(),
@@ -142,9 +127,7 @@ impl<T: Resource> Update<T> {
             decision: None,
         }
     }
-}
 
-impl<T> Update<T> {
     /// Whether there is nothing to apply.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -184,5 +167,51 @@ impl<T> Drop for Update<T> {
             let rejections = self.names.iter().map(reject).collect();
             let _ = commands.send(Command::Decide { id, rejections });
         }
+    }
+}
+
+/// An update whose resources are decoded when they are taken: thousands of decoded resources take ten times the memory of
+/// their bytes.
+#[derive(Debug)]
+pub(super) struct Encoded<T> {
+    left: VecDeque<Received>,
+    /// The rest of it; what is taken is not among its resources.
+    pub(super) update: Update<T>,
+}
+
+impl<T: Resource> Encoded<T> {
+    fn new(delivery: Delivery, commands: mpsc::UnboundedSender<Command>) -> Self {
+        let update = Update {
+            upserts: VecDeque::new(),
+            removed: delivery.removed,
+            lapse: None,
+            rejections: Vec::new(),
+            names: delivery.resources.iter().map(|received| received.name.clone()).collect(),
+            decision: Some((delivery.id, commands)),
+        };
+        Self { left: delivery.resources.into(), update }
+    }
+
+    /// The next resource; one that cannot be decoded is rejected and passed over.
+    pub(super) fn take(&mut self) -> Option<Upsert<T>> {
+        loop {
+            let Received { name, version, resource, unchanged, .. } = self.left.pop_front()?;
+            match resource::decode::<T>(&resource) {
+                Ok(decoded) => return Some(Upsert { name, version, resource: Arc::new(decoded), unchanged }),
+                Err(error) => self.update.reject(&name, error.to_string()),
+            }
+        }
+    }
+
+    /// Whether everything was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn decode(mut self) -> Update<T> {
+        while let Some(upsert) = self.take() {
+            self.update.upserts.push_back(upsert);
+        }
+        self.update
     }
 }

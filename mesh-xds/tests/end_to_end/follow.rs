@@ -78,6 +78,50 @@ async fn follows_a_server_by_state_of_the_world() {
 }
 
 #[tokio::test]
+async fn endpoints_of_a_first_push_come_in_portions() {
+    let cache = SnapshotCache::new();
+    let running = serve(cache.clone(), AllowAny, 0).await;
+    let client = AdsClient::builder(node("n")).server(&running.uri).start().unwrap();
+    let mut configuration = client.configuration(|candidate| match candidate {
+        Candidate::Endpoints(e) if e.cluster_name == "c50" => Err("no".to_owned()),
+        _ => Ok(()),
+    });
+    let mut snapshot = Snapshot::builder().add(&Listener { name: "l".into(), ..Default::default() }).unwrap();
+    for name in (0..100).map(|n| format!("c{n}")) {
+        snapshot = snapshot.add(&cluster(&name, "1")).unwrap().add(&endpoints(&name, 0)).unwrap();
+    }
+    cache.set("n", snapshot.build());
+    let (mut seen, mut portions) = (Vec::new(), 0);
+    while seen.len() < 99 {
+        let changes = timeout(PATIENCE, configuration.next()).await.unwrap().unwrap();
+        assert!(changes.len() <= 16, "{} changes at once", changes.len());
+        assert!(!configuration.is_complete(), "one cluster waits, and so does the listener");
+        portions += 1;
+        seen.extend(changes.into_iter().map(|change| match change {
+            Change::Cluster { cluster, endpoints: Some(endpoints) } => {
+                assert_eq!(cluster.name, endpoints.cluster_name);
+                cluster.name.clone()
+            }
+            other => panic!("{other:?}"),
+        }));
+    }
+    assert_eq!(portions, 7);
+    assert!(!seen.contains(&"c50".to_owned()), "{seen:?}");
+    // The answer is about all of them.
+    until(&running.server, &TypeUrl::ENDPOINTS, |s| {
+        s.state() == SyncState::Error && s.error.as_ref().is_some_and(|e| e.message == "c50: no")
+    })
+    .await;
+    let mut without = cache.get("n").unwrap().edit();
+    without.remove(&TypeUrl::CLUSTER, "c50");
+    cache.set("n", without.build());
+    let last = timeout(PATIENCE, configuration.next()).await.unwrap().unwrap();
+    assert!(matches!(&last[..], [Change::Listener { .. }]), "{last:?}");
+    assert!(configuration.is_complete());
+    running.server.shut_down();
+}
+
+#[tokio::test]
 async fn a_restarted_server_sends_nothing_that_is_known() {
     let cache = SnapshotCache::new();
     let snapshot =

@@ -82,7 +82,7 @@ fn clusters(resources: &Resources) -> admin::ClustersConfigDump {
             version_info: version(accepted.as_ref()),
             cluster: accepted.as_ref().map(|a| a.resource.clone()),
             last_updated: accepted.as_ref().and_then(|a| time(a.at)),
-            error_state: error_state(entry.refusal.as_ref()),
+            error_state: error_state(entry.refusal.as_deref()),
             client_status: status(entry),
         }),
     });
@@ -104,7 +104,7 @@ fn listeners(resources: &Resources) -> admin::ListenersConfigDump {
                 listener: Some(a.resource.clone()),
                 last_updated: time(a.at),
             }),
-            error_state: error_state(entry.refusal.as_ref()),
+            error_state: error_state(entry.refusal.as_deref()),
             client_status: status(entry),
             ..DynamicListener::default()
         }),
@@ -124,7 +124,7 @@ fn routes(resources: &Resources) -> admin::RoutesConfigDump {
             version_info: version(accepted.as_ref()),
             route_config: accepted.as_ref().map(|a| a.resource.clone()),
             last_updated: accepted.as_ref().and_then(|a| time(a.at)),
-            error_state: error_state(entry.refusal.as_ref()),
+            error_state: error_state(entry.refusal.as_deref()),
             client_status: status(entry),
         }),
     });
@@ -143,7 +143,7 @@ fn endpoints(resources: &Resources) -> admin::EndpointsConfigDump {
             version_info: version(accepted.as_ref()),
             endpoint_config: accepted.as_ref().map(|a| a.resource.clone()),
             last_updated: accepted.as_ref().and_then(|a| time(a.at)),
-            error_state: error_state(entry.refusal.as_ref()),
+            error_state: error_state(entry.refusal.as_deref()),
             client_status: status(entry),
         }),
     });

@@ -33,7 +33,7 @@ pub(super) fn absolute_form(head: &request::Parts, host: Option<&HeaderValue>, e
     parts.authority = host
         .and_then(|h| uri::Authority::try_from(h.as_bytes()).ok())
         .or_else(|| head.uri.authority().cloned())
-        .or_else(|| uri::Authority::try_from(endpoint.address.to_string()).ok());
+        .or_else(|| uri::Authority::try_from(endpoint.address().to_string()).ok());
     parts.path_and_query =
         head.uri.path_and_query().cloned().or_else(|| Some(uri::PathAndQuery::from_static("/")));
     uri::Uri::from_parts(parts).unwrap_or_else(|_| uri::Uri::from_static("/"))

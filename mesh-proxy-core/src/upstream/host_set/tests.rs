@@ -5,11 +5,11 @@ fn hosts(level: u32, healthy: usize, unhealthy: usize) -> LocalityHosts {
     let host = |n: usize, health| {
         let address = ([10, level as u8, 0, n as u8], 80).into();
         let endpoint = Endpoint { health, ..Endpoint::new(address) };
-        Arc::new(Host::new(endpoint, Locality::default(), level, TransportSocket::Raw, 0))
+        Arc::new(Host::new(endpoint, Arc::<Locality>::default(), level, TransportSocket::Raw, 0))
     };
     let mut all: Vec<_> = (0..healthy).map(|n| host(n, EndpointHealth::Healthy)).collect();
     all.extend((0..unhealthy).map(|n| host(100 + n, EndpointHealth::Unhealthy)));
-    LocalityHosts { hosts: all, weight: 1, priority: level }
+    LocalityHosts { locality: Arc::default(), hosts: all, weight: 1, priority: level }
 }
 
 fn set(levels: &[(usize, usize)], panic: f64) -> HostSet {
@@ -45,7 +45,13 @@ fn weights_divide_exactly() {
     let mut locality = hosts(0, 0, 0);
     for (n, weight) in [1_u32, 3].into_iter().enumerate() {
         let endpoint = Endpoint { weight, ..Endpoint::new(([10, 0, 0, n as u8], 80).into()) };
-        locality.hosts.push(Arc::new(Host::new(endpoint, Locality::default(), 0, TransportSocket::Raw, 0)));
+        locality.hosts.push(Arc::new(Host::new(
+            endpoint,
+            Arc::<Locality>::default(),
+            0,
+            TransportSocket::Raw,
+            0,
+        )));
     }
     let set = HostSet::build(&[locality], 140, 50.0, false);
     let group = set.group(&|_| 0, &|_| false).unwrap();

@@ -1,31 +1,34 @@
 //! One cluster or listener on its way.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
 
 use super::references::{Kind, Reference};
 
 /// One cluster or listener: what serves, and what waits to serve.
-#[derive(Debug, Clone)]
-pub(super) struct Slot<T> {
+#[derive(Debug, Clone, Default)]
+pub(super) struct Slot {
     /// The references of the version that serves.
     pub(super) active: Option<Vec<Reference>>,
-    pub(super) warming: Option<Waiting<T>>,
+    pub(super) warming: Option<Waiting>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Waiting<T> {
-    pub(super) resource: Arc<T>,
+pub(super) struct Waiting {
+    /// Encoded, because all clusters of a first push wait at once.
+    pub(super) resource: Bytes,
     pub(super) references: Vec<Reference>,
     pub(super) missing: BTreeSet<(Kind, String)>,
     pub(super) until: Option<Duration>,
 }
 
-impl<T> Waiting<T> {
+impl Waiting {
     pub(super) fn new(
         now: Duration,
-        resource: Arc<T>,
+        resource: &impl Message,
         references: Vec<Reference>,
         is_missing: impl Fn(&Reference) -> bool,
     ) -> Self {
@@ -34,17 +37,11 @@ impl<T> Waiting<T> {
         let timeout = missing.iter().map(|r| r.timeout).collect::<Option<Vec<_>>>();
         let until = timeout.and_then(|t| t.into_iter().max()).map(|timeout| now + timeout);
         let missing = missing.into_iter().map(|r| (r.kind, r.name.clone())).collect();
-        Self { resource, references, missing, until }
+        Self { resource: resource.encode_to_vec().into(), references, missing, until }
     }
 }
 
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Self { active: None, warming: None }
-    }
-}
-
-impl<T> Slot<T> {
+impl Slot {
     pub(super) fn references(&self) -> impl Iterator<Item = &Reference> {
         self.active.iter().flatten().chain(self.warming.iter().flat_map(|w| &w.references))
     }
@@ -54,7 +51,7 @@ impl<T> Slot<T> {
     }
 
     pub(super) fn waits(&self, kind: Kind, name: &str) -> bool {
-        let refers = |w: &Waiting<T>| w.references.iter().any(|r| r.is(kind, name));
+        let refers = |w: &Waiting| w.references.iter().any(|r| r.is(kind, name));
         self.warming.as_ref().is_some_and(refers)
     }
 
