@@ -8,11 +8,12 @@ use mesh_inject::{
 use serde_json::{Value, json};
 
 /// For each row, what its first column begins with, and the check.
-const ROWS: [(&str, fn()); 12] = [
+const ROWS: [(&str, fn()); 13] = [
     ("a second template that patches `istio-proxy`", second_template),
     ("re-injection of a pod whose owner overrode injected containers", overrides_survive),
     ("re-injection with a known cluster or network", environment_keeps_its_place),
     ("a probe that names an undeclared port", undeclared_port),
+    ("a probe or hook of the user's own at the agent's port", own_question),
     ("a status port of 0", no_status_port),
     ("a volume of the user's with an injected name", volume_with_two_sources),
     ("templates in Go text", go_text),
@@ -102,6 +103,18 @@ fn undeclared_port() {
     assert_eq!(injected.pod["spec"]["containers"][0]["livenessProbe"], probe);
     let warned = injected.warnings.iter().any(|warning| warning.to_string().contains("\"nowhere\""));
     assert!(warned, "{:?}", injected.warnings);
+}
+
+fn own_question() {
+    let hook = json!({"httpGet": {"path": "/stop", "port": 15020}});
+    let pod = json!({"spec": {"containers": [{"name": "app", "livenessProbe": {"httpGet": {"port": 80}},
+        "lifecycle": {"preStop": hook}}]}});
+    let once = inject_default(&pod);
+    let app = &once["spec"]["containers"][0];
+    assert_eq!(app["lifecycle"]["preStop"], hook);
+    assert_eq!(app["livenessProbe"]["httpGet"]["path"], "/app-health/app/livez");
+    let twice = inject_default(&once);
+    assert_eq!(twice["spec"]["containers"][0], *app, "what points there already stays");
 }
 
 fn no_status_port() {

@@ -80,11 +80,16 @@ pub(crate) fn rewrite(
             }
             let name = pod::name_of(container).to_owned();
             for (field, prefix, suffix) in HANDLERS {
-                // A probe that nobody can answer for is better left to fail by its own name.
-                let unknown =
-                    handler(container, field).is_some_and(|handler| !port_known(container, handler));
-                if !unknown && let Some(handler) = handler_mut(container, field) {
-                    point_at_agent(handler, &format!("/{prefix}/{name}/{suffix}"), agent_port);
+                let path = format!("/{prefix}/{name}/{suffix}");
+                // A probe that nobody can answer for is better left to fail by its own name, and one that asks the agent
+                // something of its own is better left to do so.
+                let answered = handler(container, field).is_some_and(|handler| {
+                    let hook = prefix == "app-lifecycle";
+                    matches!(prober(container, handler, hook, mesh_port), Found::Prober(_))
+                        || handler.pointer("/httpGet/path") == Some(&json!(path))
+                });
+                if answered && let Some(handler) = handler_mut(container, field) {
+                    point_at_agent(handler, &path, agent_port);
                 }
             }
         }
@@ -156,16 +161,6 @@ fn prober(container: &Value, handler: &Value, hook: bool, mesh_port: i64) -> Fou
             Found::Prober(json!({"grpc": {"port": port, "service": service}}))
         }
         _ => Found::Nothing,
-    }
-}
-
-/// Whether the port of a probe is a number, or the name of one.
-fn port_known(container: &Value, handler: &Value) -> bool {
-    let action =
-        ["httpGet", "tcpSocket"].iter().find_map(|kind| handler.get(kind).filter(|it| it.is_object()));
-    match action.and_then(|action| action.get("port")) {
-        Some(Value::String(name)) => resolve(container, name).is_some(),
-        _ => true,
     }
 }
 

@@ -172,11 +172,16 @@ impl<T> Drop for Update<T> {
 
 /// An update whose resources are decoded when they are taken: thousands of decoded resources take ten times the memory of
 /// their bytes.
-#[derive(Debug)]
 pub(super) struct Encoded<T> {
     left: VecDeque<Received>,
     /// The rest of it; what is taken is not among its resources.
     pub(super) update: Update<T>,
+}
+
+impl<T> fmt::Debug for Encoded<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoded").field("left", &self.left).finish_non_exhaustive()
+    }
 }
 
 impl<T: Resource> Encoded<T> {
