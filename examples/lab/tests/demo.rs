@@ -2,6 +2,7 @@
 //!
 //! Needs privileges; without them the trials show as ignored, with `MESH_REQUIRE_PEERS=1` they fail.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -143,13 +144,23 @@ fn a_scenario_of_ones_own() -> Result<(), Failed> {
         }
         let deadline = Instant::now() + Duration::from_secs(60);
         let get = ["exec", "client", "--", "mesh-echo", "get", "http://reviews:9080/hello"];
+        // Both versions have to be ready: whoever answers first says nothing about the other.
+        let mut versions = BTreeSet::new();
         let answer = loop {
             let output = lab(&get).output()?;
+            let answer = String::from_utf8_lossy(&output.stdout).into_owned();
             if output.status.success() {
-                break String::from_utf8_lossy(&output.stdout).into_owned();
+                versions.extend(
+                    ["v1", "v2"].into_iter().filter(|v| answer.contains(&format!("\"version\":\"{v}\""))),
+                );
+                if versions.len() == 2 {
+                    break answer;
+                }
             }
             if Instant::now() >= deadline {
-                return Err(Failed::from(String::from_utf8_lossy(&output.stderr).into_owned()));
+                return Err(
+                    format!("{versions:?} answered; {}", String::from_utf8_lossy(&output.stderr)).into()
+                );
             }
         };
         for part in ["\"path\":\"/hello\"", "URI=spiffe://cluster.local/ns/shop/sa/client", "127.0.0.6:"] {
@@ -166,8 +177,11 @@ fn a_scenario_of_ones_own() -> Result<(), Failed> {
         {
             return Err(line.into());
         }
-        if !lab(&get).output()?.status.success() {
-            return Err("a mistake took the route away".into());
+        let output = lab(&get).output()?;
+        if !output.status.success() {
+            let (out, err) =
+                (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            return Err(format!("a mistake took the route away: {out}{err}").into());
         }
         std::fs::write(&routing, text)?;
         hear("no longer: ")?;

@@ -55,10 +55,17 @@ fn syncz(shared: &Shared) -> Value {
         entry.insert("identity".to_owned(), json!(client.client.identity));
         for (name, type_url) in &types {
             let Some(status) = client.types.get(type_url) else { continue };
-            entry.insert(format!("{name}_sent"), json!(status.nonce_sent));
-            entry.insert(format!("{name}_acked"), json!(status.nonce_acked));
+            // Istio's tools compare the two, so that who came back with everything has to have been told something.
+            let silent = status.nonce_sent.is_empty();
+            let sent = if silent {
+                [&status.version_acked; 3]
+            } else {
+                [&status.nonce_sent, &status.nonce_acked, &status.version_sent]
+            };
+            for (what, value) in ["sent", "acked", "version"].into_iter().zip(sent) {
+                entry.insert(format!("{name}_{what}"), json!(value));
+            }
             entry.insert(format!("{name}_status"), json!(status.state().as_str()));
-            entry.insert(format!("{name}_version"), json!(status.version_sent));
             if let Some(error) = &status.error {
                 entry.insert(format!("{name}_error"), json!(error.message));
             }

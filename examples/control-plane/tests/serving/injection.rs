@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::caller::{Caller, asked, configuration, patch_of};
 use crate::fixture::{DEADLINE, Fixture};
 
-async fn get(fixture: &Fixture, path: &str) -> (u16, Bytes) {
+pub(crate) async fn get(fixture: &Fixture, path: &str) -> (u16, Bytes) {
     let tcp = TcpStream::connect(fixture.control().addresses().monitoring).await.expect("connect");
     let request =
         http::Request::get(path).header("host", "x").body(Full::<Bytes>::default()).expect("a request");

@@ -7,6 +7,7 @@ use mesh_xds::TypeUrl;
 use mesh_xds::client::ResourceState;
 
 use crate::fixture::{DEADLINE, Fixture, World, accept, split};
+use crate::injection::get;
 
 type Resources = BTreeMap<TypeUrl, BTreeMap<String, ResourceState>>;
 
@@ -30,6 +31,28 @@ async fn clients_resume_after_a_crash() {
     tokio::time::timeout(DEADLINE, lost).await.expect("in time").expect("the client runs");
     fixture.run().await;
     assert_eq!(fixture.roots(), roots, "the same CA");
+
+    // Nothing has to be said to it, which is not the same as not having said anything: an operator reads SYNCED.
+    let synced = async {
+        loop {
+            let (_, page) = get(&fixture, "/debug/syncz").await;
+            let page: serde_json::Value = serde_json::from_slice(&page).expect("JSON");
+            let of = |what: &str| page[0][what].as_str().unwrap_or_default().to_owned();
+            let types = ["cluster", "endpoint", "listener", "route"];
+            let current = |kind: &&str| {
+                let (sent, acked) = (of(&format!("{kind}_sent")), of(&format!("{kind}_acked")));
+                of(&format!("{kind}_status")) == "SYNCED" && !sent.is_empty() && sent == acked
+            };
+            if types.iter().all(|kind| current(&kind)) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, synced).await.expect("SYNCED");
+    let said =
+        |client: mesh_xds::server::ClientStatus| client.types.values().map(|t| t.responses).sum::<u64>();
+    assert_eq!(fixture.control().ads().clients().into_iter().map(said).sum::<u64>(), 0);
 
     world.received.clear();
     fixture.write("config/split.yaml", &split(50, 50));
