@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use mesh_xds::server::{EncodedResource, Snapshot, SnapshotBuilder};
 use mesh_xds::{Resource, TypeUrl};
@@ -31,6 +31,8 @@ struct Slot {
     view: Arc<OnceLock<Arc<View>>>,
     /// What it was before it was changed: what is still equal is shared with it.
     before: Option<Arc<View>>,
+    /// Held by the proxies that were told of it, in this form or an earlier one.
+    users: Weak<()>,
 }
 
 /// The encoded outbound side of proxies that see the same.
@@ -60,12 +62,19 @@ pub struct Told {
     view: Arc<View>,
     class: Arc<Class>,
     inbound: Arc<BTreeSet<Dependency>>,
+    /// Keeps the view from being forgotten.
+    _user: Arc<()>,
 }
 
 impl Told {
     /// The snapshot.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// The same, as it is held by the cache: what is equal to what was there before is the very same set.
+    pub fn held_as(self, snapshot: Snapshot) -> Self {
+        Self { snapshot, ..self }
     }
 
     /// Whether a change concerns the server's side, as it was.
@@ -110,22 +119,20 @@ impl Snapshots {
         for (key, slot) in slots {
             let translated = slot.view.get();
             let Some(view) = translated.or(slot.before.as_ref()) else { continue };
-            // The slot refers to it, and so does its copy where it is not translated yet; all others are proxies.
-            let own = if translated.is_some() { 1 } else { 2 };
-            if Arc::strong_count(view) <= own {
+            if slot.users.strong_count() == 0 {
                 continue;
             }
             let concerned = |change: &Change| change.concerns(view.dependencies.iter());
             let comes_in =
                 |change: &Change| change.concerns(outbound(mesh, &key.proxy()).dependencies().iter());
             let after = match change {
-                _ if translated.is_none() => Slot::to_be(view),
+                _ if translated.is_none() => slot.to_be(view),
                 Some(change) if concerned(change) => match change {
-                    Change::Endpoints(changed) => Slot::of(view.with_endpoints(mesh, &key, changed)),
-                    Change::Some(_) | Change::All => Slot::to_be(view),
+                    Change::Endpoints(changed) => slot.translated(view.with_endpoints(mesh, &key, changed)),
+                    Change::Some(_) | Change::All => slot.to_be(view),
                 },
-                Some(change @ Change::Some(_)) if comes_in(change) => Slot::to_be(view),
-                _ => Slot { view: slot.view.clone(), before: None },
+                Some(change @ Change::Some(_)) if comes_in(change) => slot.to_be(view),
+                _ => Slot { before: None, ..slot.clone() },
             };
             next.insert(key, after);
         }
@@ -136,7 +143,12 @@ impl Snapshots {
     pub fn of(&self, proxy: &Proxy, before: Option<&Told>) -> Told {
         let mesh = &self.mesh;
         let key = ViewKey::of(mesh, proxy);
-        let slot = lock(&self.views).entry(key.clone()).or_default().clone();
+        let (slot, user) = {
+            let mut views = lock(&self.views);
+            let slot = views.entry(key.clone()).or_default();
+            let user = slot.user();
+            (slot.clone(), user)
+        };
         let view = slot.view.get_or_init(|| Arc::new(View::new(mesh, proxy, slot.before.as_deref())));
         let (listener, clusters) = inbound(mesh, proxy);
         let mut own: Vec<EncodedResource> = Vec::new();
@@ -147,17 +159,23 @@ impl Snapshots {
             inbound: own.iter().map(fingerprint).collect(),
             own: if view.per_pod { proxy.ips.clone() } else { Vec::new() },
         };
-        let told = |(class, snapshot): (&Arc<Class>, &Snapshot)| Told {
-            snapshot: view.with_load_assignments(snapshot),
+        let told = |class, shape: &Snapshot| Told {
+            snapshot: view.with_load_assignments(shape),
             key,
             view: Arc::clone(view),
-            class: Arc::clone(class),
+            class,
             inbound: Arc::new(inbound_dependencies(mesh, proxy)),
+            _user: user,
         };
-        if let Some(known) = lock(&self.classes).get_key_value(&class) {
-            return told(known);
+        let known = |class: &Class| {
+            let classes = lock(&self.classes);
+            classes.get_key_value(class).map(|(class, shape)| (Arc::clone(class), shape.clone()))
+        };
+        if let Some((class, shape)) = known(&class) {
+            return told(class, &shape);
         }
-        let mut builder = view.shared.edit();
+        // Load assignments are the view's business: a class must not hold those of the moment in which it was made.
+        let mut builder = view.shared.edit().share(&Snapshot::default(), &TypeUrl::ENDPOINTS);
         if view.per_pod {
             for listener in outbound(mesh, proxy).listeners(&proxy.ips) {
                 insert(&mut builder, &listener);
@@ -168,17 +186,26 @@ impl Snapshots {
             let same = known.filter(|known| ***known == resource).cloned();
             builder.insert(same.unwrap_or_else(|| Arc::new(resource)));
         }
-        let mut classes = lock(&self.classes);
-        // Perhaps another proxy of the class was faster: its snapshot is everybody's.
-        match classes.get_key_value(&class) {
-            Some(faster) => told(faster),
-            None => {
-                let (class, snapshot) = (Arc::new(class), builder.build());
-                let this = told((&class, &snapshot));
-                classes.insert(class, snapshot);
-                this
-            }
+        let mut shape = builder.build();
+        if let Some(before) = before {
+            shape = shape.sharing(&before.snapshot);
         }
+        // Perhaps another proxy of the class was faster: its snapshot is everybody's.
+        let (class, shape) = known(&class).unwrap_or_else(|| {
+            let class = Arc::new(class);
+            lock(&self.classes).insert(Arc::clone(&class), shape.clone());
+            (class, shape)
+        });
+        told(class, &shape)
+    }
+
+    /// Lets go of what nobody uses any more.
+    pub fn forget_unused(&self) {
+        let mut views = lock(&self.views);
+        views.retain(|_, slot| slot.users.strong_count() > 0);
+        let shapes: BTreeSet<u64> = views.values().filter_map(|slot| Some(slot.view.get()?.shape)).collect();
+        drop(views);
+        lock(&self.classes).retain(|class, _| shapes.contains(&class.shape) && Arc::strong_count(class) > 1);
     }
 
     /// The short way after a change that moved nothing but endpoints: what a proxy was told before, with the load
@@ -210,12 +237,22 @@ impl Snapshots {
 }
 
 impl Slot {
-    fn to_be(before: &Arc<View>) -> Self {
-        Self { before: Some(Arc::clone(before)), ..Self::default() }
+    /// To be translated again.
+    fn to_be(&self, before: &Arc<View>) -> Self {
+        Self { before: Some(Arc::clone(before)), users: self.users.clone(), ..Self::default() }
     }
 
-    fn of(view: View) -> Self {
-        Self { view: Arc::new(OnceLock::from(Arc::new(view))), before: None }
+    fn translated(&self, view: View) -> Self {
+        Self { view: Arc::new(OnceLock::from(Arc::new(view))), before: None, users: self.users.clone() }
+    }
+
+    /// One more user, also of a view that nobody used any more.
+    fn user(&mut self) -> Arc<()> {
+        self.users.upgrade().unwrap_or_else(|| {
+            let first = Arc::new(());
+            self.users = Arc::downgrade(&first);
+            first
+        })
     }
 }
 

@@ -71,7 +71,8 @@ pub struct Pusher<E> {
 }
 
 impl<E: Merge + Send + 'static> Pusher<E> {
-    /// Starts a pusher on the current tokio runtime. `push` is called with each batch and awaited before the next.
+    /// Starts a pusher on the current tokio runtime. `push` is called with each batch and awaited before the next. One that
+    /// panics has lost its batch; the next one is pushed all the same.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -108,7 +109,7 @@ async fn run<E, F, R>(mut debounce: Debounce<E>, mut inbox: mpsc::UnboundedRecei
 where
     E: Merge + Send,
     F: FnMut(E) -> R + Send,
-    R: Future<Output = ()> + Send,
+    R: Future<Output = ()> + Send + 'static,
 {
     let mut open = true;
     loop {
@@ -121,7 +122,8 @@ where
             },
             () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                 if let Some(batch) = debounce.take(Instant::now()) {
-                    push(batch).await;
+                    // A push that panics is lost; it must not be the last one.
+                    let _ = tokio::spawn(push(batch)).await;
                 }
             }
             else => return,
@@ -153,6 +155,24 @@ mod tests {
             debounce.add(BTreeSet::from([n]), start + MS(n * 90));
         }
         assert_eq!(debounce.due(), Some(start + Duration::from_secs(10)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_that_panics_is_not_the_last_one() {
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let seen = done.clone();
+        let pusher = Pusher::start(PushConfig::default(), move |batch: BTreeSet<u32>| {
+            let seen = seen.clone();
+            async move {
+                assert!(!batch.contains(&1), "this one fails");
+                seen.lock().unwrap().push(batch);
+            }
+        });
+        for n in [1, 2] {
+            pusher.changed(BTreeSet::from([n]));
+            tokio::time::sleep(MS(200)).await;
+        }
+        assert_eq!(*done.lock().unwrap(), [BTreeSet::from([2])]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,7 +25,9 @@ pub trait Publisher: Send + Sync + 'static {
     fn affected(&self, change: &Self::Change) -> Vec<Self::Client>;
 
     /// Brings one client up to date, as by [`SnapshotCache::set`](crate::server::SnapshotCache::set). `change` is all
-    /// that has happened to the client since it was last brought up to date.
+    /// that [`affected`](Self::affected) has said of the client since it was last brought up to date. What
+    /// [`prepare`](Self::prepare) shows to others already may be newer than that by one change: whoever takes a short way
+    /// because of what `change` says has to see to it that it is not.
     fn push(&self, client: Self::Client, change: Self::Change) -> impl Future<Output = ()> + Send;
 }
 

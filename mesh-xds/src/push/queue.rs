@@ -110,10 +110,25 @@ where
         };
         let (shared, work) = (shared.clone(), work.clone());
         tokio::spawn(async move {
-            work(client.clone(), event).await;
-            shared.end(client);
-            drop(permit);
+            // Dropped in turn, also when the work panics: then the client is free again, and so is its place.
+            let _place = permit;
+            let _serving = Serving { shared, client: Some(client.clone()) };
+            work(client, event).await;
         });
+    }
+}
+
+/// A client that is being served, until this is dropped.
+struct Serving<K: Ord + Clone, E> {
+    shared: Arc<Shared<K, E>>,
+    client: Option<K>,
+}
+
+impl<K: Ord + Clone, E> Drop for Serving<K, E> {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            self.shared.end(client);
+        }
     }
 }
 
@@ -198,5 +213,23 @@ mod tests {
         let all = done.lock().unwrap().clone();
         assert_eq!(all, [("fast", vec![2, 3, 4]), ("slow", vec![1]), ("slow", vec![2, 3, 4])]);
         assert!(queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_panics_leaves_its_client_free() {
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let log = done.clone();
+        let queue = PushQueue::start(1, move |client: &'static str, event: BTreeSet<u32>| {
+            let log = log.clone();
+            async move {
+                assert!(!event.contains(&1), "this one fails");
+                log.lock().unwrap().push(client);
+            }
+        });
+        for n in [1, 2] {
+            queue.push("one", BTreeSet::from([n]));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(*done.lock().unwrap(), ["one"]);
     }
 }

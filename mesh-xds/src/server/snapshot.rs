@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::resource::{Resource, ResourceError, TypeUrl, Version};
 
@@ -49,9 +49,10 @@ impl Snapshot {
     }
 
     /// Shares whatever is equal with an older snapshot, so that comparing the two is free where nothing changed.
+    /// [`SnapshotCache::set`](super::SnapshotCache::set) does so by itself. What goes from the same older set to the same
+    /// newer one gets the same result.
     #[must_use]
-    #[cfg(feature = "server")]
-    pub(super) fn sharing(mut self, older: &Self) -> Self {
+    pub fn sharing(mut self, older: &Self) -> Self {
         for (type_url, set) in &mut self.types {
             if let Some(old) = older.types.get(type_url) {
                 *set = TypeSnapshot::shared(set, old);
@@ -151,6 +152,8 @@ pub struct TypeSnapshot {
     version: Version,
     resources: Vec<Arc<EncodedResource>>,
     diffs: Mutex<Vec<(u64, Arc<Diff>)>>,
+    /// This set as those hold it who came from an older one, by the older one's id.
+    shared: Mutex<Vec<(u64, Weak<Self>)>>,
 }
 
 /// What has to be said to get from one set to another.
@@ -168,7 +171,7 @@ impl TypeSnapshot {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let version = Version::of_all(resources.iter().map(|r| (&**r.name(), r.version())));
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { id, version, resources, diffs: Mutex::default() }
+        Self { id, version, resources, diffs: Mutex::default(), shared: Mutex::default() }
     }
 
     /// The set without resources, shared by everybody.
@@ -216,6 +219,21 @@ impl TypeSnapshot {
         if new.id == old.id || (new.version == old.version && same(&new.resources, &old.resources)) {
             return old.clone();
         }
+        // Many groups go this way, and all of them have to hold one set afterwards.
+        let mut known = new.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(_, set)| set.strong_count() > 0);
+        if let Some(set) = known.iter().find(|(id, _)| *id == old.id).and_then(|(_, set)| set.upgrade()) {
+            return set;
+        }
+        let set = Self::made_of(new, old);
+        if known.len() == REMEMBERED_DIFFS {
+            known.remove(0);
+        }
+        known.push((old.id, Arc::downgrade(&set)));
+        set
+    }
+
+    fn made_of(new: &Arc<Self>, old: &Self) -> Arc<Self> {
         let mut copied = false;
         let mut share = |r: &Arc<EncodedResource>| match old.get(r.name()) {
             Some(o) if !Arc::ptr_eq(o, r) && o.version() == r.version() && o.ttl() == r.ttl() => {
@@ -328,7 +346,9 @@ mod tests {
         let cache = SnapshotCache::new();
         let first = snapshot(&[1, 2]);
         let next = first.edit().add(&Cluster { name: "0".into(), ..Default::default() }).unwrap().build();
-        for snapshot in [&first, &next] {
+        // The last one is made from the start, of nothing that is there already.
+        let afresh = snapshot(&[0, 3]);
+        for snapshot in [&first, &next, &afresh] {
             let sets = ["a", "b"].map(|group| cache.set(group, snapshot.clone()));
             assert!(Arc::ptr_eq(set(&sets[0]), set(&sets[1])));
         }

@@ -46,7 +46,7 @@ impl Mesh {
         let mut others = self.changed_rules(old);
         let mut endpoints = self.changed_workloads(old);
         for (host, before, after) in
-            differing(&old.services, &self.services, |service| &service.host, |a, b| a == b)
+            differing(&old.services, &self.services, |service| &service.host, same_service)
         {
             let only_endpoints = before.len() == after.len()
                 && before.iter().zip(&after).all(|(before, after)| only_load_assignments(before, after));
@@ -106,6 +106,13 @@ impl Mesh {
         let changed = keys.iter().filter(differs);
         changed.map(|(namespace, name)| Dependency::Workload(namespace.clone(), name.clone())).collect()
     }
+}
+
+/// Whether the two say the same. Where something is written is no content; who is older shows in the order.
+fn same_service(before: &Arc<Service>, after: &Arc<Service>) -> bool {
+    before.same_but_endpoints(after)
+        && before.selector == after.selector
+        && before.endpoints == after.endpoints
 }
 
 /// Whether nothing but load assignments can tell the two apart. Listeners of headless services, endpoints inside of DNS

@@ -92,8 +92,11 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn prepared(&self, kind: &str, took: Duration) {
-        self.pushes.get_or_create(&TypeLabel { r#type: kind.to_owned() }).inc();
+    /// `kind`: what is pushed, if anything.
+    pub(super) fn prepared(&self, kind: Option<&str>, took: Duration) {
+        if let Some(kind) = kind {
+            self.pushes.get_or_create(&TypeLabel { r#type: kind.to_owned() }).inc();
+        }
         self.prepare_seconds.observe(took.as_secs_f64());
     }
 

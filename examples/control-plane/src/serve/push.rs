@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use mesh_xds::TypeUrl;
 use mesh_xds::pb::envoy::config::core::v3::Node;
-use mesh_xds::push::{Publisher, PushConfig, PushEngine};
-use mesh_xds::server::{ClientInfo, Nack, Observer, SnapshotCache};
+use mesh_xds::push::{Merge, Publisher, PushConfig, PushEngine};
+use mesh_xds::server::{ClientInfo, Nack, Observer, Snapshot, SnapshotCache};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -57,56 +57,86 @@ pub(crate) struct Translator {
     metrics: Metrics,
 }
 
+/// What changed, up to which generation.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    change: Change,
+    generation: u64,
+}
+
+impl Batch {
+    /// Everything, of whatever generation it is.
+    fn all() -> Self {
+        Self { change: Change::All, generation: 0 }
+    }
+}
+
+impl Merge for Batch {
+    fn merge(&mut self, newer: Self) {
+        self.change.merge(newer.change);
+        self.generation = self.generation.max(newer.generation);
+    }
+}
+
 impl Publisher for Translator {
     type Event = ();
-    type Change = Change;
+    type Change = Batch;
     /// Every node is a group of its own; nodes that are alike share what their snapshots are made of.
     type Client = Arc<str>;
 
-    async fn prepare(&self, (): ()) -> Option<Change> {
+    async fn prepare(&self, (): ()) -> Option<Batch> {
         let started = Instant::now();
         let state = Arc::clone(&self.state.borrow());
         let (settings, before) = (self.settings.clone(), self.source.snapshots());
         let (next, change) = blocking(move || before.next(Arc::new(Mesh::build(&state, settings)))).await;
+        let generation = next.generation();
         self.publish.send_replace(Arc::new(next));
-        self.metrics.prepared(kind(change.as_ref()), started.elapsed());
-        change
+        self.metrics.prepared(change.as_ref().map(kind), started.elapsed());
+        change.map(|change| Batch { change, generation })
     }
 
-    fn affected(&self, change: &Change) -> Vec<Arc<str>> {
-        let affected = self.source.affected(change);
-        tracing::info!(kind = kind(Some(change)), clients = affected.len(), "pushing");
+    fn affected(&self, batch: &Batch) -> Vec<Arc<str>> {
+        let affected = self.source.affected(&batch.change);
+        tracing::info!(kind = kind(&batch.change), clients = affected.len(), "pushing");
         affected
     }
 
-    async fn push(&self, group: Arc<str>, change: Change) {
+    async fn push(&self, group: Arc<str>, mut batch: Batch) {
         let started = Instant::now();
-        let Some((node, before)) = self.source.client(&group) else {
-            self.cache.clear(&group);
-            return;
-        };
-        let snapshots = self.source.snapshots();
-        let proxy = node.proxy(snapshots.mesh());
-        let moved = before.as_ref().and_then(|told| snapshots.with_moved_endpoints(told, &proxy, &change));
-        let told = match moved {
-            Some(told) => told,
-            None => {
-                let snapshots = Arc::clone(&snapshots);
-                blocking(move || snapshots.of(&proxy, before.as_ref())).await
+        loop {
+            let snapshots = self.source.snapshots();
+            let Some((node, before)) = self.source.client(&group) else {
+                self.cache.clear(&group);
+                snapshots.forget_unused();
+                return;
+            };
+            let proxy = node.proxy(snapshots.mesh());
+            // A newer generation may be there already of which this batch does not know: then nothing is taken for granted.
+            let short = before.as_ref().filter(|_| batch.generation == snapshots.generation());
+            let moved = short.and_then(|told| snapshots.with_moved_endpoints(told, &proxy, &batch.change));
+            let told = match moved {
+                Some(told) => told,
+                None => {
+                    let snapshots = Arc::clone(&snapshots);
+                    blocking(move || snapshots.of(&proxy, before.as_ref())).await
+                }
+            };
+            let held = self.cache.set(&group, told.snapshot().clone());
+            if self.source.told(&group, told.held_as(Snapshot::clone(&held)), snapshots.generation()) {
+                break;
             }
-        };
-        self.cache.set(&group, told.snapshot().clone());
-        self.source.told(&group, told, snapshots.generation());
+            // Meanwhile somebody found that a newer generation does not concern what it had been told before.
+            batch = Batch::all();
+        }
         self.metrics.pushed(started.elapsed());
     }
 }
 
-fn kind(change: Option<&Change>) -> &'static str {
+fn kind(change: &Change) -> &'static str {
     match change {
-        None => "nothing",
-        Some(Change::Endpoints(_)) => "endpoints",
-        Some(Change::Some(_)) => "partial",
-        Some(Change::All) => "full",
+        Change::Endpoints(_) => "endpoints",
+        Change::Some(_) => "partial",
+        Change::All => "full",
     }
 }
 
@@ -121,13 +151,13 @@ pub(crate) struct Watcher {
 impl Watcher {
     fn joined(&self, group: &Arc<str>, node: &Node) {
         self.source.joined(group, node);
-        self.engine.push(Arc::clone(group), Change::All);
+        self.engine.push(Arc::clone(group), Batch::all());
     }
 
     fn left(&self, group: &Arc<str>) {
         if self.source.left(group) {
             // In turn after what may be under way for it: then nothing of it stays in the cache.
-            self.engine.push(Arc::clone(group), Change::All);
+            self.engine.push(Arc::clone(group), Batch::all());
         }
     }
 }
@@ -157,7 +187,11 @@ impl Observer for Watcher {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

@@ -92,12 +92,15 @@ impl MeshSource {
         self.lock().get(group).map(|client| (client.node.clone(), client.told.clone()))
     }
 
-    /// Remembers what a node was told, of which generation.
-    pub(super) fn told(&self, group: &str, told: Told, generation: u64) {
-        if let Some(client) = self.lock().get_mut(group) {
-            client.told = Some(told);
-            client.generation = generation;
-        }
+    /// Remembers what a node was told, of which generation. No, if it was taken for up to date with a newer one meanwhile,
+    /// because of what it had been told before.
+    pub(super) fn told(&self, group: &str, told: Told, generation: u64) -> bool {
+        let mut clients = self.lock();
+        let Some(client) = clients.get_mut(group) else { return true };
+        client.told = Some(told);
+        let newest = client.generation <= generation;
+        client.generation = generation;
+        newest
     }
 
     /// Whom the change to the newest generation concerns. Whoever it does not concern is up to date with that.
