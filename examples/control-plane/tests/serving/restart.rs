@@ -43,7 +43,7 @@ async fn clients_resume_after_a_crash() {
                 let (sent, acked) = (of(&format!("{kind}_sent")), of(&format!("{kind}_acked")));
                 of(&format!("{kind}_status")) == "SYNCED" && !sent.is_empty() && sent == acked
             };
-            if types.iter().all(|kind| current(kind)) {
+            if types.iter().all(current) {
                 break;
             }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
