@@ -76,11 +76,6 @@ impl Told {
     pub fn held_as(self, snapshot: Snapshot) -> Self {
         Self { snapshot, ..self }
     }
-
-    /// Whether a change concerns the server's side, as it was.
-    fn is_concerned(&self, change: &Change) -> bool {
-        change.concerns(self.inbound.iter())
-    }
 }
 
 impl Snapshots {
@@ -167,11 +162,10 @@ impl Snapshots {
             inbound: Arc::new(inbound_dependencies(mesh, proxy)),
             _user: user,
         };
-        let known = |class: &Class| {
-            let classes = lock(&self.classes);
-            classes.get_key_value(class).map(|(class, shape)| (Arc::clone(class), shape.clone()))
+        let known = |classes: &HashMap<Arc<Class>, Snapshot>| {
+            classes.get_key_value(&class).map(|(class, shape)| (Arc::clone(class), shape.clone()))
         };
-        if let Some((class, shape)) = known(&class) {
+        if let Some((class, shape)) = known(&lock(&self.classes)) {
             return told(class, &shape);
         }
         // Load assignments are the view's business: a class must not hold those of the moment in which it was made.
@@ -191,11 +185,14 @@ impl Snapshots {
             shape = shape.sharing(&before.snapshot);
         }
         // Perhaps another proxy of the class was faster: its snapshot is everybody's.
-        let (class, shape) = known(&class).unwrap_or_else(|| {
+        let mut classes = lock(&self.classes);
+        let faster = known(&classes);
+        let (class, shape) = faster.unwrap_or_else(|| {
             let class = Arc::new(class);
-            lock(&self.classes).insert(Arc::clone(&class), shape.clone());
+            classes.insert(Arc::clone(&class), shape.clone());
             (class, shape)
         });
+        drop(classes);
         told(class, &shape)
     }
 
@@ -212,11 +209,9 @@ impl Snapshots {
     /// assignments of its view. `None` where the proxy has to be asked about [again](Self::of).
     pub fn with_moved_endpoints(&self, before: &Told, proxy: &Proxy, change: &Change) -> Option<Told> {
         let view = self.view(&before.key)?;
-        let own = || change.concerns(inbound_dependencies(&self.mesh, proxy).iter());
         if !change.is_endpoints_only()
             || view.shape != before.class.shape
-            || before.is_concerned(change)
-            || own()
+            || self.inbound_is_concerned(before, proxy, change)
         {
             return None;
         }
@@ -226,8 +221,12 @@ impl Snapshots {
     /// Whether a change to this mesh concerns a proxy that was told `before` of the mesh that came before.
     pub fn is_concerned(&self, before: &Told, proxy: &Proxy, change: &Change) -> bool {
         let same_view = self.view(&before.key).is_some_and(|view| Arc::ptr_eq(&view, &before.view));
-        !same_view
-            || before.is_concerned(change)
+        !same_view || self.inbound_is_concerned(before, proxy, change)
+    }
+
+    /// Whether a change concerns the server's side of a proxy, as it was or as it is.
+    fn inbound_is_concerned(&self, before: &Told, proxy: &Proxy, change: &Change) -> bool {
+        change.concerns(before.inbound.iter())
             || change.concerns(inbound_dependencies(&self.mesh, proxy).iter())
     }
 

@@ -21,6 +21,8 @@ use ledger::Ledger;
 use scan::Scanner;
 use tokio::sync::watch;
 
+use crate::blocking::blocking;
+
 /// How often directories are looked at. A change in a directory that people edit is applied when two looks agree.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -110,13 +112,6 @@ pub async fn watch(mut store: Store, interval: Duration) -> watch::Receiver<Arc<
 /// waiting for a processor, and must not make the next look later still.
 fn pause_after(interval: Duration, look: Duration) -> Duration {
     (look * MAX_SHARE).clamp(interval, interval.max(MAX_PAUSE))
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
 
 /// Logs what is newly wrong and what is right again.

@@ -112,18 +112,16 @@ impl Configuration {
         self.warming.waiting()
     }
 
-    fn on_clusters(&mut self, mut update: Encoded<Cluster>) -> Vec<Change> {
+    fn on_clusters(&mut self, update: Encoded<Cluster>) -> Vec<Change> {
         self.seen_clusters = true;
-        let removed = removed(&mut update);
-        let new = Sifted {
-            from: &mut update,
-            accept: &mut self.accept,
-            candidate: |r| Candidate::Cluster(r),
-            again: false,
-        };
-        let changes = self.warming.on_clusters(self.started.elapsed(), new, &removed);
-        update.update.accept();
-        changes
+        let (now, warming) = (self.started.elapsed(), &mut self.warming);
+        decide(
+            update,
+            &mut self.accept,
+            |r| Candidate::Cluster(r),
+            false,
+            |new, removed| warming.on_clusters(now, new, removed),
+        )
     }
 
     fn on_endpoints(&mut self, mut update: Encoded<ClusterLoadAssignment>) -> Vec<Change> {
@@ -145,43 +143,38 @@ impl Configuration {
         changes
     }
 
-    fn on_listeners(&mut self, mut update: Encoded<Listener>) -> Vec<Change> {
+    fn on_listeners(&mut self, update: Encoded<Listener>) -> Vec<Change> {
         self.seen_listeners = true;
-        let removed = removed(&mut update);
-        let new = Sifted {
-            from: &mut update,
-            accept: &mut self.accept,
-            candidate: |r| Candidate::Listener(r),
-            again: false,
-        };
-        let changes = self.warming.on_listeners(self.started.elapsed(), new, &removed);
-        update.update.accept();
-        changes
+        let (now, warming) = (self.started.elapsed(), &mut self.warming);
+        decide(
+            update,
+            &mut self.accept,
+            |r| Candidate::Listener(r),
+            false,
+            |new, removed| warming.on_listeners(now, new, removed),
+        )
     }
 
-    fn on_routes(&mut self, mut update: Encoded<RouteConfiguration>) -> Vec<Change> {
-        let removed = removed(&mut update);
-        let new = Sifted {
-            from: &mut update,
-            accept: &mut self.accept,
-            candidate: |r| Candidate::Routes(r),
-            again: true,
-        };
-        let changes = self.warming.on_routes(self.started.elapsed(), new, &removed);
-        update.update.accept();
-        changes
+    fn on_routes(&mut self, update: Encoded<RouteConfiguration>) -> Vec<Change> {
+        let (now, warming) = (self.started.elapsed(), &mut self.warming);
+        decide(
+            update,
+            &mut self.accept,
+            |r| Candidate::Routes(r),
+            true,
+            |new, removed| warming.on_routes(now, new, removed),
+        )
     }
 
-    fn on_secrets(&mut self, mut update: Encoded<Secret>) -> Vec<Change> {
-        let new = Sifted {
-            from: &mut update,
-            accept: &mut self.accept,
-            candidate: |r| Candidate::Secret(r),
-            again: true,
-        };
-        let changes = self.warming.on_secrets(self.started.elapsed(), new);
-        update.update.accept();
-        changes
+    fn on_secrets(&mut self, update: Encoded<Secret>) -> Vec<Change> {
+        let (now, warming) = (self.started.elapsed(), &mut self.warming);
+        decide(
+            update,
+            &mut self.accept,
+            |r| Candidate::Secret(r),
+            true,
+            |new, _| warming.on_secrets(now, new),
+        )
     }
 
     /// Subscribes to what is referred to now.
@@ -233,6 +226,20 @@ impl<T: Resource> Iterator for Sifted<'_, T> {
             }
         }
     }
+}
+
+/// Hands what is accepted of a whole update to `apply`, with the names of what is gone, and acknowledges.
+fn decide<T: Resource>(
+    mut update: Encoded<T>,
+    accept: &mut Accept,
+    candidate: for<'b> fn(&'b T) -> Candidate<'b>,
+    again: bool,
+    apply: impl FnOnce(Sifted<'_, T>, &[String]) -> Vec<Change>,
+) -> Vec<Change> {
+    let removed = removed(&mut update);
+    let changes = apply(Sifted { from: &mut update, accept, candidate, again }, &removed);
+    update.update.accept();
+    changes
 }
 
 /// What is gone. How long a parent waits for a child that does not come is the parent's own timer.

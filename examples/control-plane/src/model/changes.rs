@@ -62,14 +62,13 @@ impl Mesh {
 
     fn changed_rules(&self, old: &Self) -> BTreeSet<Dependency> {
         let mut found = BTreeSet::new();
-        let named = |(namespace, name): (&String, &String)| (namespace.clone(), name.clone());
         let routes = differing(
             &old.routes,
             &self.routes,
             |rule| (&rule.namespace, &rule.name),
             |a, b| a.hosts == b.hosts && same(&a.spec, &b.spec),
         );
-        found.extend(routes.into_iter().map(|(key, ..)| named(key)).map(|(ns, n)| Dependency::Route(ns, n)));
+        found.extend(routes.into_iter().map(|((ns, name), ..)| Dependency::Route(ns.clone(), name.clone())));
         let traffic = differing(
             &old.traffic,
             &self.traffic,
@@ -77,7 +76,7 @@ impl Mesh {
             |a, b| a.host == b.host && same(&a.spec, &b.spec),
         );
         found.extend(
-            traffic.into_iter().map(|(key, ..)| named(key)).map(|(ns, n)| Dependency::Traffic(ns, n)),
+            traffic.into_iter().map(|((ns, name), ..)| Dependency::Traffic(ns.clone(), name.clone())),
         );
         let sidecars =
             differing(&old.sidecars, &self.sidecars, |rule| &rule.namespace, |a, b| same(&a.spec, &b.spec));

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::monitor::Metrics;
+use crate::blocking::blocking;
 use crate::model::{Change, Mesh, MeshSettings};
 use crate::snapshot::Snapshots;
 use crate::store::State;
@@ -181,17 +182,6 @@ impl Observer for Watcher {
             message = nack.message,
             "configuration rejected"
         );
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime ends, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 
